@@ -1,0 +1,1 @@
+"""Foreshore: run inference on this machine where it can, in the cloud where it must."""
