@@ -1,0 +1,79 @@
+"""Writing that survives a crash, and errors of the disk put into words."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from foreshore.errors import SetupError
+
+__all__ = ["disk_errors", "fsync", "require_space", "sha256", "write_text"]
+
+PIECE = 4 << 20
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise `SetupError` unless the file system of `folder` has `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise _full(folder, needed, free)
+
+
+@contextmanager
+def disk_errors(folder: Path, needed: int = 0) -> Iterator[None]:
+    """Turn a full, read-only or forbidden disk into a `SetupError`; `needed` is the number of bytes to be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _full(folder, needed, shutil.disk_usage(_existing(folder)).free) from error
+        if error.errno in _DENIED:
+            hint = "set FORESHORE_HOME to a folder that you may write to"
+            raise SetupError(f"cannot write to {str(folder)!r}: {error.strerror}", hint=hint) from error
+        raise
+
+
+def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """The file's SHA-256, hexadecimal; `progress` is told the bytes read since the last call."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            if progress:
+                progress(len(piece))
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write and flush to the disk."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def fsync(path: Path) -> None:
+    """Flush a file, or a folder's list of entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _full(folder: Path, needed: int, free: int) -> SetupError:
+    return SetupError(
+        f"the disk of {str(folder)!r} is full: {needed} bytes needed, {free} free",
+        hint="free some space (`foreshore models rm REF`), or set FORESHORE_HOME to a folder on a larger disk",
+    )
+
+
+def _existing(folder: Path) -> Path:
+    return next(p for p in (folder, *folder.parents) if p.exists())
