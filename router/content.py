@@ -1,0 +1,105 @@
+"""Every piece of text in a request that a provider would be sent, read the way a detector should read it."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from foreshore.types import Request
+
+__all__ = ["last_user_text", "readable", "text_of", "unscannable"]
+
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "tool_result"})
+_DASHES = re.compile("[\u2010-\u2015\u2212\u00ad]")
+_MAX_JSON_DEPTH = 4  # JSON text inside JSON text; deeper is read as plain text only
+_LONG_NUMBER = 10**9
+
+
+def text_of(request: Request) -> str:
+    """All text that would be sent, one piece a line: messages of every role, tools, arguments, prompt, extras.
+
+    Covers what `clearance.digest` covers. JSON inside strings is read too, so that an escape hides nothing.
+    """
+    content = (
+        request.messages,
+        request.prompt,
+        request.inputs,
+        request.tools,
+        request.tool_choice,
+        request.response_format,
+        request.sampling.stop,
+        request.sampling.grammar,
+        request.extra,
+    )
+    return readable("\n".join(_strings(content, 0)))
+
+
+def readable(text: str) -> str:
+    """`text` with compatibility forms folded (NFKC), dashes made one, and invisible characters removed."""
+    if text.isascii():
+        return text
+    folded = _DASHES.sub("-", unicodedata.normalize("NFKC", text))
+    return "".join(c for c in folded if c.isascii() or unicodedata.category(c) not in ("Cf", "Mn"))
+
+
+def unscannable(request: Request) -> bool:
+    """Whether a part of the content is no text: an image, audio, a file, token ids."""
+    if not isinstance(request.prompt, str):
+        return True
+    for message in request.messages:
+        parts = message.get("content")
+        if isinstance(parts, (list, tuple)) and any(_kind(part) not in _TEXT_PARTS for part in parts):
+            return True
+    return False
+
+
+def last_user_text(request: Request) -> str:
+    """What the user said last: the text a rule wants to look at."""
+    for message in reversed(request.messages):
+        if message.get("role") == "user":
+            return plain_text(message.get("content"))
+    return request.prompt if isinstance(request.prompt, str) else "\n".join(request.inputs)
+
+
+def plain_text(content: Any) -> str:
+    """A message's content, string or parts, as text."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, (list, tuple)) else ()
+    return "\n".join(str(p.get("text") or "") for p in parts if isinstance(p, Mapping))
+
+
+def _kind(part: Any) -> Any:
+    return part.get("type") if isinstance(part, Mapping) else None
+
+
+def _strings(value: Any, depth: int) -> Iterator[str]:
+    """Strings, keys and long numbers in `value`, depth first, without recursion."""
+    stack = [(value, depth)]
+    while stack:
+        item, level = stack.pop()
+        if isinstance(item, str):
+            yield item
+            if level < _MAX_JSON_DEPTH and (inner := _json_in(item)) is not None:
+                stack.append((inner, level + 1))
+        elif isinstance(item, Mapping):
+            stack.extend((v, level) for v in reversed(tuple(item.values())))
+            yield from (str(key) for key in item)
+        elif isinstance(item, (list, tuple, set, frozenset)):
+            stack.extend((v, level) for v in reversed(tuple(item)))
+        elif isinstance(item, (int, float)) and abs(item) >= _LONG_NUMBER:
+            yield str(int(item))
+
+
+def _json_in(text: str) -> Any:
+    """The value of JSON text that can hide something a plain reading misses (an escape), else None."""
+    start = text.lstrip()[:1]
+    if start not in ("{", "[", '"') or "\\" not in text:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
