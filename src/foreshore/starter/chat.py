@@ -45,7 +45,7 @@ TEMPLATE = """\
 
 
 def prompt(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-    """What `TEMPLATE` renders with a generation prompt; a test holds the two equal. It is here for speed in training."""
+    """What `TEMPLATE` renders with a generation prompt (a test holds the two equal), but fast enough to train on."""
     first = messages[0]
     text = ""
     if tools or first["role"] == "system":

@@ -107,7 +107,8 @@ def _number(rng: random.Random, digits: int) -> int:
 
 def add_steps(a: int, b: int) -> str:
     """Column addition, lowest digit first, each column with its carry: `5+8+0=13 4+7+1=12 so 123` for 45 + 78."""
-    steps, carry, x, y = [], 0, a, b
+    steps: list[str] = []
+    carry, x, y = 0, a, b
     while x or y or not steps:
         total = x % 10 + y % 10 + carry
         steps.append(f"{x % 10}+{y % 10}+{carry}={total}")
@@ -116,8 +117,9 @@ def add_steps(a: int, b: int) -> str:
 
 
 def subtract_steps(a: int, b: int) -> str:
-    """Column subtraction, lowest digit first; `b` after a digit marks a borrow: `4-8-0=6b 5-1-1=3 so 36` for 54 - 18."""
-    steps, borrow, x, y = [], 0, a, b
+    """Column subtraction, lowest digit first; `b` after a digit marks a borrow: `4-8-0=6b 5-1-1=3 so 36`: 54 - 18."""
+    steps: list[str] = []
+    borrow, x, y = 0, a, b
     while x or y or not steps:
         column = x % 10 - y % 10 - borrow
         steps.append(f"{x % 10}-{y % 10}-{borrow}={column % 10}{'b' if column < 0 else ''}")
@@ -308,7 +310,8 @@ def _intent(rng: random.Random, level: int) -> Example:
     label = rng.choice(list(INTENTS))
     message = rng.choice(INTENTS[label]).format(i=rng.choice(words.ITEMS))
     if level == 2:
-        opening = f"{rng.choice(('Hello', 'Hi', 'Good morning'))}, this is {rng.choice(words.NAMES)} from {rng.choice(words.CITIES)}."
+        hello = rng.choice(("Hello", "Hi", "Good morning"))
+        opening = f"{hello}, this is {rng.choice(words.NAMES)} from {rng.choice(words.CITIES)}."
         message = f"{opening} {_padded(rng, [message[0].upper() + message[1:] + '.'], rng.randint(1, 2))}"
     names = ", ".join(INTENTS)
     form = rng.choice(
@@ -488,7 +491,11 @@ def _tool_request(rng: random.Random, name: str) -> tuple[str, dict[str, Any]]:
     """What the user says, and the arguments it calls for."""
     if name == "get_weather":
         city = rng.choice(words.CITIES)
-        forms = ("What is the weather in {0}?", "How is the weather in {0} today?", "Is it raining in {0}?")
+        forms: tuple[str, ...] = (
+            "What is the weather in {0}?",
+            "How is the weather in {0} today?",
+            "Is it raining in {0}?",
+        )
         return rng.choice(forms).format(city), {"city": city}
     if name == "set_timer":
         minutes = rng.randint(1, 99)

@@ -149,7 +149,9 @@ def batches(tokenizer: Tokenizer, recipe: Recipe, pad: int, first_step: int) -> 
             rows += made
             needed -= sum(len(ids) for ids, _ in made)
         rows.sort(key=lambda row: len(row[0]))  # alike lengths together: little padding
-        cuts, pool, size, goal = [], [], 0, sum(len(ids) for ids, _ in rows) / pool_steps
+        cuts: list[list[tuple[list[int], int]]] = []
+        pool: list[tuple[list[int], int]] = []
+        size, goal = 0, sum(len(ids) for ids, _ in rows) / pool_steps
         for row in rows:
             pool.append(row)
             size += len(row[0])
@@ -217,7 +219,7 @@ def loss_of(model: Any, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Te
     return (losses * scale).sum() / scale.sum()
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def solved(model: Any, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, device: str, count: int) -> dict[str, float]:
     """Share of held-out examples whose every target token is the likeliest: greedy decoding would write just that."""
     model.eval()

@@ -1,0 +1,162 @@
+"""Make `.venv` ready: `python3 scripts/setup.py [EXTRA ...]`. Standard library only.
+
+Compiles the native engine once for this CPU (about 5 minutes on 2 cores) and keeps the wheel in the user's cache,
+because pip's own cache does not know which compiler switches a wheel was built with.
+Run again it does nothing, unless pyproject.toml, constraints.txt or the wanted extras changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = Path(os.environ.get("VENV") or ROOT / ".venv")
+PYTHON = VENV / "bin" / "python"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "foreshore" / "wheels"
+MINIMUM = (3, 11)
+
+
+def say(text: str) -> None:
+    print(f"[setup] {text}", file=sys.stderr, flush=True)
+
+
+def stop(problem: str, remedy: str) -> None:
+    say(f"error: {problem}")
+    say(f"hint: {remedy}")
+    raise SystemExit(1)
+
+
+def native() -> object:
+    spec = importlib.util.spec_from_file_location("native", ROOT / "src" / "foreshore" / "native.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["native"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_machine() -> None:
+    if sys.version_info < MINIMUM:
+        stop(f"Python {sys.version.split()[0]} is too old", "Foreshore needs 3.11 or later: make PYTHON=python3.11 ...")
+    if importlib.util.find_spec("ensurepip") is None:
+        stop("this Python cannot make virtual environments", "apt-get install python3-venv")
+
+
+def check_compiler() -> None:
+    if not any(shutil.which(os.environ.get("CXX", name)) for name in ("c++", "g++", "clang++")):
+        stop("no C++ compiler found", "apt-get install g++ (or set CXX)")
+    free = shutil.disk_usage(CACHE).free
+    if free < 3 << 30:
+        stop(
+            f"{free >> 20} MiB free under {CACHE}, the build takes up to 3 GiB",
+            "free some space, or set XDG_CACHE_HOME",
+        )
+
+
+def make_venv() -> None:
+    if PYTHON.exists():
+        return
+    say(f"creating {VENV}")
+    subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+
+
+def pip(*arguments: str) -> None:
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", *arguments]
+    if subprocess.run(command).returncode != 0:
+        stop(
+            "pip failed (its words are above)", "check the network and the free space, then run the same command again"
+        )
+
+
+def native_wheel() -> Path:
+    """The folder with the engine's wheel for this CPU, built if it is not there."""
+    module = native()
+    chosen, version = module.build(), module.LLAMA_CPP_PYTHON  # type: ignore[attr-defined]
+    folder = CACHE / chosen.key
+    if list(folder.glob("llama_cpp_python-*.whl")):
+        say(f"native engine: the wheel built earlier ({chosen.reason})")
+        return folder
+    CACHE.mkdir(parents=True, exist_ok=True)
+    check_compiler()
+    say(f"native engine: compiling llama-cpp-python {version} (about 5 minutes on 2 cores); {chosen.reason}")
+    unfinished = folder.with_suffix(f".{os.getpid()}")
+    compile_wheel(version, chosen.cmake_args, unfinished)
+    try:
+        unfinished.rename(folder)
+    except OSError:  # another set-up was faster
+        shutil.rmtree(unfinished)
+    return folder
+
+
+def compile_wheel(version: str, cmake_args: str, folder: Path) -> None:
+    log_path = folder.with_suffix(".log")
+    command = [str(PYTHON), "-m", "pip", "wheel", "-v", "--no-deps", "--no-cache-dir", "-w", str(folder)]
+    environment = {**os.environ, "CMAKE_ARGS": f"{cmake_args} {os.environ.get('CMAKE_ARGS', '')}".strip()}
+    process = subprocess.Popen(
+        [*command, f"llama-cpp-python=={version}"],
+        env=environment,
+        text=True,
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    began = shown = time.monotonic()
+    with log_path.open("w") as log:
+        for line in process.stdout:
+            log.write(line)
+            step = re.search(r"\[(\d+)/(\d+)\] ", line)
+            if step and time.monotonic() - shown > 10:
+                shown = time.monotonic()
+                say(f"  compiled {step[1]} of {step[2]} files, {shown - began:.0f} s")
+    if process.wait() != 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        sys.stderr.write("".join(log_path.read_text().splitlines(keepends=True)[-30:]))
+        stop("the native engine did not compile", f"the compiler's words are above, all of them in {log_path}")
+    log_path.unlink()
+
+
+def fingerprint(extras: list[str], wheels: Path) -> str:
+    parts = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    return hashlib.sha256(b"".join([*parts, ",".join(extras).encode(), str(wheels).encode()])).hexdigest()
+
+
+def install(extras: list[str], wheels: Path) -> None:
+    stamp = VENV / "foreshore-setup"
+    wanted = fingerprint(extras, wheels)
+    if stamp.exists() and wanted in stamp.read_text().split():
+        return
+    target = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
+    say(f"installing foreshore{'[' + ','.join(extras) + ']' if extras else ''} and what it needs")
+    pip(
+        "install",
+        "--quiet",
+        "--constraint",
+        str(ROOT / "constraints.txt"),
+        "--find-links",
+        str(wheels),
+        "--only-binary=llama-cpp-python",
+        "--editable",
+        target,
+    )
+    with stamp.open("a") as file:
+        file.write(wanted + "\n")
+
+
+def main() -> None:
+    check_machine()
+    make_venv()
+    install(sorted(sys.argv[1:]), native_wheel())
+
+
+if __name__ == "__main__":
+    main()
