@@ -1,0 +1,88 @@
+"""Vectors for texts, with a context of its own: pooled embeddings need a whole text in one native batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import llama_cpp.llama_cpp as native
+import numpy as np
+
+from foreshore.edge.batch import Batch
+from foreshore.edge.engine import Engine
+from foreshore.errors import SetupError
+
+__all__ = ["Embedder"]
+
+MEAN = 1
+MAX_BATCH = 2048  # tokens computed at once, unless one text is longer
+
+
+class Embedder:
+    """Unit-length vectors of `engine.info.embedding_size`; the model's own pooling, else the mean of all tokens."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._contexts: dict[int, Any] = {}
+        self._slots = engine.options.slots
+
+    def take(self, inputs: Sequence[list[int]]) -> int:
+        """How many of `inputs`, from the front, one `embed` call may have."""
+        total = 0
+        for i, tokens in enumerate(inputs[: self._slots]):
+            total += len(tokens)
+            if i and total > self._capacity(inputs[0]):
+                return i
+        return min(len(inputs), self._slots)
+
+    def embed(self, inputs: Sequence[list[int]]) -> list[tuple[float, ...]]:
+        """One vector for each of at most `slots` inputs, in order."""
+        capacity = max(self._capacity(tokens) for tokens in inputs)
+        context = self._context(max(capacity, sum(map(len, inputs))))
+        batch = Batch(sum(map(len, inputs)))
+        for slot, tokens in enumerate(inputs):
+            batch.add(tokens, start=0, slot=slot, wanted=True, all_rows=True)
+        memory = native.llama_get_memory(context)
+        if memory:
+            native.llama_memory_clear(memory, False)
+        code = native.llama_decode(context, batch.raw) if memory else native.llama_encode(context, batch.raw)
+        if code != 0:
+            raise SetupError(f"the engine could not embed (code {code!r})", hint="run `foreshore doctor`")
+        return [self._vector(context, slot) for slot in range(len(inputs))]
+
+    def close(self) -> None:
+        for context in self._contexts.values():
+            native.llama_free(context)
+        self._contexts.clear()
+
+    def _capacity(self, tokens: list[int]) -> int:
+        return max(min(MAX_BATCH, self._engine.info.embedding_tokens), len(tokens))
+
+    def _context(self, capacity: int) -> Any:
+        """The context that holds `capacity` tokens; made larger, never smaller, when one is needed."""
+        room = next(iter(self._contexts), 0)
+        if room < capacity:
+            self.close()
+            self._contexts[capacity] = self._open(capacity)
+            room = capacity
+        return self._contexts[room]
+
+    def _open(self, capacity: int) -> Any:
+        engine, params = self._engine, native.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = capacity
+        params.n_seq_max = self._slots
+        params.n_threads = params.n_threads_batch = engine.info.threads
+        params.embeddings = True
+        params.kv_unified = True
+        params.no_perf = True
+        if engine.metadata(f"{engine.info.architecture}.pooling_type") in (None, "0"):
+            params.pooling_type = MEAN
+        context = native.llama_init_from_model(engine.model, params)
+        if not context:
+            raise SetupError(f"no embedding context of {capacity} tokens could be made", hint="shorter inputs")
+        return context
+
+    def _vector(self, context: Any, slot: int) -> tuple[float, ...]:
+        pointer = native.llama_get_embeddings_seq(context, slot)
+        vector = np.ctypeslib.as_array(pointer, (self._engine.info.embedding_size,)).astype(np.float64)
+        return tuple((vector / max(float(np.linalg.norm(vector)), 1e-12)).tolist())

@@ -1,0 +1,113 @@
+"""One running answer: its tokens, its sampler, and the way from drawn tokens to chunks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshore.edge.parse import AnswerParser, Piece
+from foreshore.edge.prepare import Prepared
+from foreshore.edge.sampling import Sampler, logprobs
+from foreshore.edge.scheduler import Sequence
+from foreshore.edge.text import TextStream
+from foreshore.edge.vocab import Vocab
+from foreshore.types import Chunk, FinishReason, Timings, TokenLogprob, Usage
+
+__all__ = ["Generation"]
+
+
+class Generation:
+    """`take` a row of logits for each step that wanted one, until `ended`; then `close`."""
+
+    def __init__(self, prepared: Prepared, vocab: Vocab) -> None:
+        request = prepared.request
+        self.sequence = Sequence(
+            id=request.id,
+            prompt_tokens=len(prepared.tokens),
+            max_tokens=prepared.max_tokens,
+            arrived=prepared.arrived,
+            deadline=request.deadline,
+            tenant=request.tenant,
+        )
+        self.ended = False
+        self.tokens = list(prepared.tokens)  # the prompt, then what was drawn
+        self._vocab = vocab
+        self._sampler = Sampler(prepared.sampling, vocab)
+        self._logprobs = prepared.sampling.logprobs
+        self._stream = TextStream(prepared.sampling.stop)
+        chat = request.task == "chat"
+        self._parser = AnswerParser(tools=prepared.tools, thinking=prepared.thinking) if chat else None
+        self._reasoning_tokens = 0
+        self._first = self._last = 0.0
+
+    def take(self, row: NDArray[np.float32], now: float) -> Chunk | None:
+        """Draw the next token. Returns what can be shown of it, if anything; the last chunk says why it ended."""
+        token = self._sampler.draw(row)
+        self._last = now
+        if self.sequence.generated == 1:
+            self._first = now
+        self.tokens.append(token)
+        if self._vocab.is_end(token):
+            return self._end("stop")
+        text = self._stream.push(self._vocab.piece(token))
+        piece = self._parse(text)
+        entry = () if self._logprobs is None else (logprobs(row, token, self._logprobs, self._vocab),)
+        if self._stream.stopped:
+            return self._end("stop", piece, entry)
+        if self.sequence.exhausted:
+            return self._end("length", piece, entry)
+        if not piece and not entry:
+            return None
+        return Chunk(text=piece.text, reasoning=piece.reasoning, tool_calls=piece.tool_calls, logprobs=entry)
+
+    def close(self) -> None:
+        self._sampler.close()
+
+    def _parse(self, text: str) -> Piece:
+        if self._parser is None:
+            return Piece(text=text)
+        piece = self._parser.push(text)
+        self._reasoning_tokens += self._parser.in_reasoning
+        return piece
+
+    def _end(self, reason: FinishReason, piece: Piece | None = None, entry: tuple[TokenLogprob, ...] = ()) -> Chunk:
+        self.ended = True
+        tail = self._parse_tail()
+        pieces = [p for p in (piece, tail) if p]
+        called = self._parser is not None and self._parser.calls > 0
+        return Chunk(
+            text="".join(p.text for p in pieces),
+            reasoning="".join(p.reasoning for p in pieces),
+            tool_calls=tuple(c for p in pieces for c in p.tool_calls),
+            logprobs=entry,
+            finish_reason="tool_calls" if called and reason == "stop" else reason,
+            usage=Usage(
+                prompt_tokens=self.sequence.prompt_tokens,
+                completion_tokens=self.sequence.generated,
+                reasoning_tokens=self._reasoning_tokens,
+            ),
+            timings=self._timings(),
+        )
+
+    def _parse_tail(self) -> Piece:
+        text = self._stream.flush()
+        if self._parser is None:
+            return Piece(text=text)
+        before, after = self._parser.push(text), self._parser.finish()
+        return Piece(
+            text=before.text + after.text,
+            reasoning=before.reasoning + after.reasoning,
+            tool_calls=before.tool_calls + after.tool_calls,
+        )
+
+    def _timings(self) -> Timings:
+        sequence = self.sequence
+        admitted = sequence.admitted if sequence.admitted is not None else sequence.arrived
+        return Timings(
+            queue_s=admitted - sequence.arrived,
+            prefill_s=self._first - admitted,
+            prefill_tokens=sequence.prompt_tokens,
+            ttft_s=self._first - sequence.arrived,
+            decode_s=self._last - self._first,
+            decode_tokens=sequence.generated,
+        )

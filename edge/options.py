@@ -1,0 +1,114 @@
+"""What a model is loaded with, and what it turned out to be. Imports nothing native: parent and worker share it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import psutil
+
+from foreshore.errors import UsageError
+
+__all__ = ["DEFAULT_CONTEXT", "EngineOptions", "KvType", "Load", "ModelInfo"]
+
+KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+DEFAULT_CONTEXT = 4096
+MAX_SLOTS = 256  # LLAMA_MAX_SEQ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How the engine is set up.
+
+    `context_tokens` is what one sequence may hold, prompt and answer together; `None` takes the
+    model's own, at most 4096. `kv_tokens` is what all running sequences share; `None` takes
+    `slots * context_tokens`, less where that would pass 1 GiB, but never less than one context.
+    """
+
+    context_tokens: int | None = None
+    kv_tokens: int | None = None
+    slots: int = 8  # sequences that run at the same time
+    threads: int | None = None  # None: the physical cores this process may use
+    batch_tokens: int = 512  # the most tokens one step computes
+    shared_prefill_tokens: int = 64  # the most prompt tokens in a step that also decodes
+    kv_type: KvType = "f16"  # other types than f16 need flash attention for the V half
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    mmap: bool = True
+    gpu_layers: int = 0  # -1: all; needs an engine built for the accelerator
+    queue_limit: int = 64  # requests that may wait; more are refused with a time to come back
+    heartbeat_s: float = 4.0  # a worker silent for longer is replaced
+
+    def __post_init__(self) -> None:
+        _at_least("slots", self.slots, 1)
+        _at_least("batch_tokens", self.batch_tokens, 1)
+        _at_least("shared_prefill_tokens", self.shared_prefill_tokens, 1)
+        _at_least("queue_limit", self.queue_limit, 0)
+        for name in ("context_tokens", "kv_tokens", "threads"):
+            value = getattr(self, name)
+            if value is not None:
+                _at_least(name, value, 1)
+        if self.slots > MAX_SLOTS:
+            raise UsageError(f"slots is {self.slots!r}, but the engine runs at most {MAX_SLOTS} sequences")
+        if self.batch_tokens < self.slots:
+            raise UsageError(
+                f"batch_tokens is {self.batch_tokens!r}, less than slots ({self.slots!r})",
+                hint="each running sequence needs one token of every step",
+            )
+        if self.heartbeat_s <= 0:
+            raise UsageError(f"heartbeat_s is {self.heartbeat_s!r}; it must be positive")
+        if self.kv_type not in get_args(KvType):
+            raise UsageError(f"kv_type is {self.kv_type!r}", hint="one of " + ", ".join(get_args(KvType)))
+        if self.flash_attention not in ("auto", "on", "off"):
+            raise UsageError(f"flash_attention is {self.flash_attention!r}", hint="one of auto, on, off")
+
+    @property
+    def thread_count(self) -> int:
+        """Threads for prefill and decode: physical cores, as far as this process may use them."""
+        if self.threads is not None:
+            return self.threads
+        allowed = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else MAX_SLOTS
+        return max(1, min(psutil.cpu_count(logical=False) or 1, allowed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """A loaded model: what the file says of itself and what the options made of it."""
+
+    name: str  # the file's `general.name`, else its file name
+    architecture: str
+    quantization: str  # as llama.cpp describes it, e.g. "qwen2 0.5B Q4_K - Medium"
+    parameters: int
+    size_bytes: int
+    vocab_size: int
+    trained_context_tokens: int
+    context_tokens: int  # one sequence: prompt and answer
+    kv_tokens: int  # all running sequences together; 0: this model only embeds
+    embedding_tokens: int  # the longest input that can be embedded
+    embedding_size: int
+    slots: int
+    threads: int
+    chat: bool  # has a chat template
+    generates: bool  # False: an encoder, which only embeds
+    system: str  # CPU features the native build uses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How busy the worker is: requests, tokens held, and speeds of the last seconds in tokens per second.
+
+    A speed of 0 means: not measured yet.
+    """
+
+    waiting: int = 0
+    running: int = 0
+    waiting_tokens: int = 0  # prompt tokens not computed yet, of waiting and running requests
+    kv_used: int = 0
+    kv_tokens: int = 0
+    prefill_tokens_per_s: float = 0.0
+    decode_tokens_per_s: float = 0.0  # all sequences together
+    steps: int = 0
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} is {value!r}; it must be a whole number from {least}")

@@ -1,0 +1,244 @@
+"""What parent and worker say to each other: frozen dataclasses as JSON, each with its length before it.
+
+JSON and not pickle, for the worker runs native code on files that may be hostile, and the parent must
+not execute what such a process writes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from foreshore import errors
+from foreshore.clearance import Clearance
+from foreshore.edge.options import EngineOptions, Load, ModelInfo
+from foreshore.errors import BackendError, ContextExceeded, ForeshoreError, UpstreamError
+from foreshore.types import Chunk, Request
+
+__all__ = [
+    "Cancel",
+    "Failed",
+    "Failure",
+    "Message",
+    "Ping",
+    "Pong",
+    "Ready",
+    "Results",
+    "Start",
+    "Submit",
+    "decode",
+    "encode",
+    "unframe",
+]
+
+MAX_MESSAGE = 256 * 1024 * 1024
+_LENGTH = struct.Struct(">I")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A `ForeshoreError` on its way between processes."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+    param: str | None = None
+    retry_after: float | None = None
+    prompt_tokens: int = 0
+    context_tokens: int = 0
+
+    @staticmethod
+    def of(error: ForeshoreError) -> Failure:
+        return Failure(
+            kind=type(error).__name__,
+            message=error.message,
+            hint=error.hint,
+            param=error.param,
+            retry_after=error.retry_after if isinstance(error, BackendError) else None,
+            prompt_tokens=error.prompt_tokens if isinstance(error, ContextExceeded) else 0,
+            context_tokens=error.context_tokens if isinstance(error, ContextExceeded) else 0,
+        )
+
+    def error(self, target: str) -> ForeshoreError:
+        """The same error again; a backend's error names `target`."""
+        kind = getattr(errors, self.kind, None) if self.kind in errors.__all__ else None
+        if kind is ContextExceeded:
+            return ContextExceeded(prompt_tokens=self.prompt_tokens, context_tokens=self.context_tokens)
+        if kind is None:
+            return UpstreamError(f"{self.kind}: {self.message}", target=target, hint=self.hint)
+        if issubclass(kind, BackendError):
+            failed: ForeshoreError = kind(self.message, target=target, hint=self.hint, retry_after=self.retry_after)
+            return failed
+        plain: ForeshoreError = kind(self.message, hint=self.hint, param=self.param)
+        return plain
+
+
+# Parent to worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """The first message: load this."""
+
+    path: str
+    options: EngineOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    request: Request
+    arrived: float  # on time.monotonic(), which the processes of a machine share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ping:
+    number: int
+
+
+# Worker to parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    info: ModelInfo
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The model could not be loaded; the worker ends."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """All that one step gave: chunks by request id, and requests that ended with an error."""
+
+    chunks: tuple[tuple[str, Chunk], ...] = ()
+    failures: tuple[tuple[str, Failure], ...] = ()
+    load: Load
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong:
+    number: int
+
+
+Message = Start | Submit | Cancel | Ping | Ready | Failed | Results | Pong
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Message)}
+
+
+def encode(message: Message) -> bytes:
+    """One frame. Raises `TypeError` or `ValueError` for values that JSON does not have."""
+    body = json.dumps({"kind": type(message).__name__, **_plain(message)}, separators=(",", ":")).encode()
+    if len(body) > MAX_MESSAGE:
+        raise ValueError(f"a message of {len(body)} bytes is too long; at most {MAX_MESSAGE}")
+    return _LENGTH.pack(len(body)) + body
+
+
+def decode(body: bytes) -> Message:
+    """The message in a frame's body. Raises `UpstreamError` for anything else."""
+    try:
+        value = json.loads(body)
+        kind = _KINDS[value.pop("kind")]
+        message: Message = _build(kind, value)
+        return message
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UpstreamError(f"a message between the worker and its parent is damaged: {body[:80]!r}") from error
+
+
+def unframe(buffer: bytearray) -> Iterator[bytes]:
+    """Take whole frames' bodies off the front of `buffer`."""
+    while len(buffer) >= _LENGTH.size:
+        (size,) = _LENGTH.unpack_from(buffer)
+        end = _LENGTH.size + size
+        if size > MAX_MESSAGE:
+            raise UpstreamError(f"a message between the worker and its parent claims {size} bytes")
+        if len(buffer) < end:
+            return
+        body = bytes(buffer[_LENGTH.size : end])
+        del buffer[:end]
+        yield body
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON; a dataclass leaves out fields at their default."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if is_dataclass(value):
+        return {
+            name: _plain(item)
+            for name, default in _defaults(type(value))
+            if (item := getattr(value, name)) is not default and item != default
+        }
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    raise TypeError(f"{value!r:.80} is not JSON")
+
+
+@cache
+def _defaults(kind: type[Any]) -> tuple[tuple[str, Any], ...]:
+    # A clearance is for cloud targets; nothing of it leaves the process that granted it.
+    return tuple((f.name, _default(f)) for f in fields(kind) if f.name != "clearance")
+
+
+def _default(field: Field[Any]) -> Any:
+    # Factories make mutable values or fresh ids: always sent.
+    return MISSING if field.default is MISSING else field.default
+
+
+@cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind, localns={"Clearance": Clearance})
+
+
+def _build(hint: Any, value: Any) -> Any:
+    """`value` from JSON as what `hint` says."""
+    if value is None or hint is Any:
+        return value
+    if is_dataclass(hint):
+        kind: Any = hint
+        hints = _hints(kind)
+        return kind(**{name: _build(hints[name], item) for name, item in value.items()})
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _build_union(args, value)
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_build(args[0], item) for item in value)
+        return tuple(_build(arg, item) for arg, item in zip(args, value, strict=True))
+    if origin is Literal:
+        return value
+    if origin is not None and issubclass(origin, Mapping):
+        return {_build(args[0], key): _build(args[1], item) for key, item in value.items()}
+    if hint is bytes:
+        return value.encode("latin-1")
+    return hint(value) if hint in (int, float) else value
+
+
+def _build_union(args: tuple[Any, ...], value: Any) -> Any:
+    for arg in args:
+        kind = get_origin(arg) or arg
+        expected = {tuple: list, Mapping: dict}.get(kind, kind)
+        if is_dataclass(arg) and isinstance(value, dict):
+            return _build(arg, value)
+        if kind is Literal or (
+            isinstance(expected, type) and expected is not type(None) and isinstance(value, expected)
+        ):
+            return _build(arg, value)
+    return float(value) if float in args else value

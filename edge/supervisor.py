@@ -1,0 +1,331 @@
+"""Keeps one worker alive and shares it among streams.
+
+One thread per worker reads its socket; consumers may be on any event loop, even on several. When the
+worker dies, every open stream ends with `WorkerDied` and a new worker is started, at once the first
+time, later with growing pauses. One that stops answering is killed and counts as dead.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import selectors
+import signal
+import threading
+import time
+import weakref
+from asyncio import AbstractEventLoop
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from foreshore.clearance import digest
+from foreshore.edge.child import CRASHES, Child
+from foreshore.edge.options import EngineOptions, Load, ModelInfo
+from foreshore.edge.protocol import Cancel, Failed, Message, Ping, Pong, Ready, Results, Start, Submit
+from foreshore.edge.subscription import Subscription
+from foreshore.errors import BadRequest, ForeshoreError, Unavailable, UpstreamError, WorkerDied
+from foreshore.types import Chunk, Request
+
+__all__ = ["State", "Supervisor"]
+
+State = Literal["idle", "starting", "ready", "failed", "closed"]
+BOOT_S = 60.0  # until a new process says its first word
+MAX_PAUSE_S = 30.0
+STEADY_S = 60.0  # a worker that lived this long died for a new reason
+DEATHS_TO_QUARANTINE = 2
+REMEMBERED = 1024
+
+
+class Supervisor:
+    """`ready` -> `submit` as often as wanted -> `close`. All methods may be called from any thread."""
+
+    def __init__(self, path: Path, options: EngineOptions, *, target: str) -> None:
+        self._path, self._options, self._target = path, options, target
+        self._numbers = itertools.count(1)
+        self._deaths: OrderedDict[str, int] = OrderedDict()  # request content -> workers it was running in
+        self._reset()
+        _alive.add(self)
+
+    def _reset(self) -> None:
+        self._lock = threading.RLock()
+        self._closing = threading.Event()
+        self._streams: dict[str, Subscription] = {}
+        self._ready: Future[ModelInfo] = Future()
+        self._thread: threading.Thread | None = None
+        self._child: Child | None = None
+        self._early_deaths = 0
+        self._retry_at = 0.0
+        self.state: State = "idle"
+        self.load = Load()
+        self.log: tuple[str, ...] = ()
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id, while there is one."""
+        child = self._child
+        return None if child is None else child.process.pid
+
+    @property
+    def info(self) -> ModelInfo | None:
+        ready = self._ready
+        return ready.result() if ready.done() and ready.exception() is None else None
+
+    def ready(self) -> Future[ModelInfo]:
+        """Resolves when a worker can take requests; starts one if none is there. Must not be cancelled."""
+        with self._lock:
+            self._refuse_closed()
+            if self._thread is None and (self.state == "idle" or time.monotonic() >= self._retry_at):
+                self.state = "starting"
+                self._ready = Future()
+                self._thread = threading.Thread(target=self._run, name="foreshore-supervisor", daemon=True)
+                self._thread.start()
+            return self._ready
+
+    def submit(self, request: Request, arrived: float) -> Subscription:
+        """Send `request` to the worker. Raises `BadRequest` for one in quarantine, `Unavailable` without a worker."""
+        key = digest(request) + repr(request.sampling)
+        if self._deaths.get(key, 0) >= DEATHS_TO_QUARANTINE:
+            raise BadRequest(
+                f"this request was running when the worker crashed {self._deaths[key]} times; it is not tried again",
+                hint="change the request, and run `foreshore doctor`",
+            )
+        number = str(next(self._numbers))
+        with self._lock:
+            self._refuse_closed()
+            child = self._child
+            if child is None or self.state != "ready":
+                raise Unavailable("the worker is being restarted", target=self._target, retry_after=1.0)
+            stream = Subscription(number, key, lambda: self._cancel(child, number))
+            try:
+                child.send(Submit(request=replace(request, id=number, clearance=None), arrived=arrived))
+            except (TypeError, ValueError, RecursionError) as error:
+                raise BadRequest(f"the request cannot be written as JSON: {error}") from error
+            self._streams[number] = stream
+        return stream
+
+    def close(self) -> None:
+        """End the worker and, with an error, all open streams. Blocks until the process is gone; twice is harmless."""
+        with self._lock:
+            self.state = "closed"
+            self._closing.set()
+            thread = self._thread
+            self._end_streams(lambda: Unavailable("the local runtime was closed", target=self._target))
+            if not self._ready.done():
+                self._ready.set_exception(Unavailable("the local runtime was closed", target=self._target))
+            if self._child is not None:
+                self._child.kill()
+        if thread is not None:
+            thread.join()
+
+    def abandon(self) -> None:
+        """In a forked child: the worker belongs to the parent; start afresh when needed."""
+        if self._child is not None:
+            self._child.abandon()
+        closed = self.state == "closed"
+        self._reset()
+        if closed:
+            self.state = "closed"
+
+    def _cancel(self, child: Child, number: str) -> None:
+        with self._lock:
+            if self._streams.pop(number, None) is not None:
+                child.send(Cancel(id=number))
+
+    def _refuse_closed(self) -> None:
+        if self.state == "closed":
+            raise Unavailable("the local runtime was closed", target=self._target, retryable=False)
+
+    # The supervisor's thread
+
+    def _run(self) -> None:
+        """Workers one after the other, until closed or until one cannot even start."""
+        while not self._closing.is_set():
+            born = time.monotonic()
+            try:
+                child = Child()
+            except ForeshoreError as error:
+                self._fail(error)
+                break
+            with self._lock:
+                self._child = child
+            child.send(Start(path=str(self._path), options=self._options))
+            refused = self._serve(child)
+            self._bury(child, refused, lived_s=time.monotonic() - born)
+            if self.state != "starting":
+                break
+            self._closing.wait(self._pause_s())
+        with self._lock:
+            self._thread = None
+
+    def _serve(self, child: Child) -> ForeshoreError | None:
+        """Pass messages on until the worker ends; its own reason for not starting, if it gave one."""
+        refused: ForeshoreError | None = None
+        beat = self._options.heartbeat_s / 4
+        heard, last_turn, booted, pings = time.monotonic(), time.monotonic(), False, 0
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.socket, selectors.EVENT_READ)
+            selector.register(child.log_stream, selectors.EVENT_READ)
+            while not self._closing.is_set():
+                events = {key.fileobj for key, _ in selector.select(beat)}
+                now = time.monotonic()
+                if child.log_stream in events and not child.read_log():
+                    selector.unregister(child.log_stream)
+                if child.socket in events:
+                    messages = child.receive()
+                    if messages is None:
+                        return refused
+                    heard, booted = now, True
+                    refused = self._take(messages) or refused
+                # A pause of our own (SIGSTOP, a sleeping laptop) says nothing about the worker.
+                heard = now if now - last_turn > 2 * beat + 1 else heard
+                last_turn = now
+                if now - heard > (self._options.heartbeat_s if booted else BOOT_S):
+                    child.frozen = True
+                    child.kill()
+                    return refused
+                if now - heard >= beat * (pings + 1):
+                    child.send(Ping(number=pings))
+                    pings += 1
+                elif now == heard:
+                    pings = 0
+        return refused
+
+    def _take(self, messages: list[Message]) -> ForeshoreError | None:
+        refused: ForeshoreError | None = None
+        for message in messages:
+            if isinstance(message, Results):
+                self._deliver(message)
+            elif isinstance(message, Ready):
+                self._welcome(message.info)
+            elif isinstance(message, Failed):
+                refused = message.failure.error(self._target)
+            elif not isinstance(message, Pong):
+                raise UpstreamError(f"a worker sent a {type(message).__name__}", target=self._target)
+        return refused
+
+    def _welcome(self, info: ModelInfo) -> None:
+        with self._lock:
+            if self.state == "starting":
+                self.state = "ready"
+                self._ready.set_result(info)
+
+    def _deliver(self, results: Results) -> None:
+        """Hand a step's results out, waking each event loop once."""
+        touched: list[Subscription] = []
+        with self._lock:
+            self.load = results.load
+            items: list[tuple[str, Chunk | ForeshoreError]] = [
+                *results.chunks,
+                *((i, failure.error(self._target)) for i, failure in results.failures),
+            ]
+            for number, item in items:
+                stream = self._streams.get(number)
+                if stream is None:  # cancelled meanwhile
+                    continue
+                stream.offer(item)
+                touched.append(stream)
+                if stream.ended:
+                    del self._streams[number]
+                    self._deaths.pop(stream.key, None)
+        _wake(touched)
+
+    def _bury(self, child: Child, refused: ForeshoreError | None, *, lived_s: float) -> None:
+        """End what the dead worker leaves open, and settle what comes next: another worker, or failure."""
+        status = child.finish()
+        with self._lock:
+            self._child, self.log, self.load = None, tuple(child.log), Load()
+            if self.state == "closed":
+                return
+            started = self.state == "ready"
+            self._early_deaths = 1 if lived_s > STEADY_S else self._early_deaths + 1
+            if status < 0 and -status in CRASHES:
+                self._suspect()
+            self._end_streams(lambda: self._obituary(child, status, started))
+            if started:
+                self.state, self._ready = "starting", Future()
+            else:
+                self._fail(refused or self._obituary(child, status, started))
+
+    def _fail(self, error: ForeshoreError) -> None:
+        with self._lock:
+            if self.state == "closed":
+                return
+            self.state = "failed"
+            self._retry_at = time.monotonic() + self._pause_s()
+            self._thread = None
+            self._ready.set_exception(error)
+
+    def _pause_s(self) -> float:
+        """None after the first death, then half a second, doubling."""
+        return 0.0 if self._early_deaths < 2 else min(MAX_PAUSE_S, 0.25 * 2 ** (self._early_deaths - 1))
+
+    def _suspect(self) -> None:
+        for stream in self._streams.values():
+            self._deaths[stream.key] = self._deaths.pop(stream.key, 0) + 1
+        while len(self._deaths) > REMEMBERED:
+            self._deaths.popitem(last=False)
+
+    def _obituary(self, child: Child, status: int, started: bool) -> WorkerDied:
+        when = "mid-answer" if started else "while it loaded the model"
+        return WorkerDied(
+            f"the local worker ended {when}: {_cause(child, status)}", target=self._target, hint=_advice(child, status)
+        )
+
+    def _end_streams(self, error: object) -> None:
+        streams, self._streams = list(self._streams.values()), {}
+        for stream in streams:
+            stream.offer(error())  # type: ignore[operator]
+        _wake(streams)
+
+
+def _cause(child: Child, status: int) -> str:
+    if child.frozen:
+        return "it stopped answering and was replaced"
+    if status >= 0:
+        return f"exit status {status}" + (f"; it said {child.log[-1]!r}" if child.log and status else "")
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _advice(child: Child, status: int) -> str:
+    if child.frozen:
+        return "send the request again"
+    if -status == signal.SIGKILL:
+        return "killed from outside or for want of memory; try a smaller variant or fewer kv_tokens if it recurs"
+    if -status in (signal.SIGILL, signal.SIGSEGV):
+        return "run `foreshore doctor`: the native engine may be built for another CPU"
+    return "run `foreshore doctor`; the worker's last lines are in the backend's `log`"
+
+
+def _wake(streams: Iterable[Subscription]) -> None:
+    loops: dict[AbstractEventLoop, list[Subscription]] = {}
+    for stream in streams:
+        loops.setdefault(stream.loop, []).append(stream)
+    for loop, members in loops.items():
+        try:
+            loop.call_soon_threadsafe(_wake_all, members)
+        except RuntimeError:  # that loop is closed: nobody reads these any more
+            for stream in members:
+                stream.cancel()
+
+
+def _wake_all(streams: list[Subscription]) -> None:
+    for stream in streams:
+        stream.wake()
+
+
+_alive: weakref.WeakSet[Supervisor] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for supervisor in list(_alive):
+        supervisor.abandon()
+
+
+os.register_at_fork(after_in_child=_after_fork)

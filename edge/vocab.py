@@ -1,0 +1,107 @@
+"""Text to tokens and back."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from functools import cached_property
+from typing import Any
+
+import llama_cpp.llama_cpp as native
+
+from foreshore.errors import BadRequest, ModelError
+
+__all__ = ["Vocab"]
+
+SHOWN_TAGS = frozenset({"<think>", "</think>", "<tool_call>", "</tool_call>"})
+_PIECE_BYTES = 512
+
+
+class Vocab:
+    """Reads a model's vocabulary. All methods may be called from any thread."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._vocab = native.llama_model_get_vocab(model)
+        self.size: int = native.llama_vocab_n_tokens(self._vocab)
+        self._pieces: dict[int, bytes] = {}
+
+    @property
+    def handle(self) -> Any:
+        return self._vocab
+
+    def tokenize(self, text: str, *, special: bool, begin: bool = False) -> list[int]:
+        """Token ids of `text`.
+
+        `special` reads control tokens out of the text; `begin` adds what the model wants at the start (BOS).
+        Raises `BadRequest` where `text` is not Unicode (lone surrogates).
+        """
+        try:
+            raw = text.encode()
+        except UnicodeEncodeError as error:
+            raise BadRequest(
+                f"the text is not valid Unicode at character {error.start}: {text[error.start]!r}",
+                hint="remove lone surrogates",
+                param="messages",
+            ) from error
+        room = len(raw) + 8
+        buffer = (ctypes.c_int32 * room)()
+        count = native.llama_tokenize(self._vocab, raw, len(raw), buffer, room, begin, special)
+        if count < 0:  # never more tokens than bytes plus BOS, EOS and the like, save in odd vocabularies
+            buffer = (ctypes.c_int32 * -count)()
+            count = native.llama_tokenize(self._vocab, raw, len(raw), buffer, -count, begin, special)
+        return list(buffer[:count])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` stands for in an answer: none for control tokens, save reasoning and tool tags."""
+        known = self._pieces.get(token)
+        if known is None:
+            text = self._read(token, special=True)
+            shown = not self.is_control(token) or text.decode("utf-8", "replace") in SHOWN_TAGS
+            known = self._pieces[token] = text if shown else b""
+        return known
+
+    def text(self, token: int) -> str:
+        """`token` as one writes it, control tokens included: `<|im_end|>`."""
+        return self._read(token, special=True).decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        return bool(native.llama_vocab_is_eog(self._vocab, token))
+
+    def is_control(self, token: int) -> bool:
+        return bool(native.llama_vocab_is_control(self._vocab, token))
+
+    def named(self, name: str) -> str:
+        """The text of the file's `bos`, `eos` or other named token; "" where the file names none.
+
+        llama.cpp would make up a default for some tokenizers, which templates must not see.
+        """
+        buffer = ctypes.create_string_buffer(32)
+        key = f"tokenizer.ggml.{name}_token_id".encode()
+        found = native.llama_model_meta_val_str(self._model, key, buffer, len(buffer))
+        return self.text(int(buffer.value)) if found > 0 else ""
+
+    def first_token(self) -> int:
+        """A token that any sequence may begin with."""
+        bos = native.llama_vocab_bos(self._vocab)
+        return int(bos) if bos >= 0 else 0
+
+    @cached_property
+    def control_pattern(self) -> re.Pattern[str] | None:
+        """Matches the text of any control token, the longest first; `None`: the model has none."""
+        texts = {self.text(t) for t in range(self.size) if self.is_control(t)} - {""}
+        if not texts:
+            return None
+        return re.compile("|".join(re.escape(t) for t in sorted(texts, key=lambda t: (-len(t), t))))
+
+    def _read(self, token: int, *, special: bool) -> bytes:
+        room = _PIECE_BYTES
+        buffer = ctypes.create_string_buffer(room)
+        count = native.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+        if count < 0:
+            room = -count
+            buffer = ctypes.create_string_buffer(room)
+            count = native.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+        if count < 0:
+            raise ModelError(f"token {token!r} has no text in this vocabulary")
+        return buffer.raw[:count]
