@@ -1,0 +1,175 @@
+"""llama.cpp's quantizer, driven in a child process: an assertion in native code costs the child, not the caller."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+from foreshore.disk import require_space
+from foreshore.edge.gguf import TENSOR_TYPES, GgufInfo, inspect
+from foreshore.errors import ModelError, SetupError
+from foreshore.quantize.ftypes import ftypes
+
+__all__ = ["Plan", "plan", "quantize"]
+
+_TENSOR = re.compile(r"\[\s*\d+/\s*\d+\]\s+(\S+)\s+- \[.*size = .*?(?:\((\w+)\))?\s*$")
+_FALLBACK = re.compile(r"warning: (\S+)\s+- ncols\s+(\d+) not divisible by\s+(\d+) .*falling back to\s+(\w+)")
+_SIZES = {name: (block, size) for name, block, size in TENSOR_TYPES.values()}
+LINES_KEPT = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What quantizing will yield, worked out by llama.cpp without doing it."""
+
+    types: dict[str, str]  # tensor -> type
+    nbytes: int  # of all tensors
+    fallbacks: tuple[str, ...]  # tensors whose rows do not fit the type asked for
+    needs_imatrix: bool
+
+
+def plan(source: GgufInfo, ftype: str, *, requantize: bool = False) -> Plan:
+    """Raises `ModelError` if llama.cpp cannot work with `source`."""
+    lines = _run(source, None, ftype, None, requantize, lambda done: None)
+    matches = [m for line in lines if (m := _TENSOR.search(line))]
+    types = {t.name: t.type for t in source.tensors} | {m[1]: m[2].lower() for m in matches if m[2]}
+    fallbacks = [m for line in lines if (m := _FALLBACK.search(line))]
+    return Plan(
+        types=types,
+        nbytes=sum(_bytes(types[t.name], t.shape) for t in source.tensors),
+        fallbacks=tuple(f"{m[1]} became {m[4].lower()}: its rows of {m[2]} do not divide by {m[3]}" for m in fallbacks),
+        needs_imatrix=any("will require an imatrix" in line for line in lines),
+    )
+
+
+def quantize(
+    source: GgufInfo,
+    target: Path,
+    ftype: str,
+    planned: Plan,
+    *,
+    imatrix: Path | None = None,
+    requantize: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> GgufInfo:
+    """Write `target` and check it. `progress` is told the bytes of `source` worked on so far.
+
+    Raises `SetupError` if the disk is full or the native code crashed, `ModelError` if it refused the model.
+    """
+    require_space(target.parent, planned.nbytes)
+    _run(source, target, ftype, imatrix, requantize, progress)
+    try:
+        made = inspect(target)
+    except ModelError as error:  # llama.cpp does not notice a disk that fills up
+        require_space(target.parent, planned.nbytes - (target.stat().st_size if target.exists() else 0))
+        hint = "look for limits on file sizes (ulimit -f) and quotas"
+        raise SetupError(f"{ftype} was not written completely: {error.message}", hint=hint) from error
+    wrong = [t.name for t in made.tensors if planned.types.get(t.name) != t.type]
+    if wrong or made.file_type != ftype:
+        raise SetupError(f"llama.cpp made {made.file_type!r} of {ftype!r}, differing in {wrong[:3]}")
+    return made
+
+
+def _run(
+    source: GgufInfo,
+    target: Path | None,
+    ftype: str,
+    imatrix: Path | None,
+    requantize: bool,
+    progress: Callable[[int], None],
+) -> list[str]:
+    """Do one job and return what llama.cpp logged; a dry run if there is no `target`."""
+    job = {
+        "source": str(source.path),
+        "target": str(target or os.devnull),
+        "ftype": ftypes()[ftype],
+        "imatrix": str(imatrix) if imatrix else None,
+        "requantize": requantize,
+        "dry_run": target is None,
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+    }
+    lines: list[str] = []
+    status: int | None = None
+    with tempfile.TemporaryFile() as errors, _child(errors) as child:
+        for event in _events(child, job):
+            if "line" in event:
+                lines.append(event["line"])
+            elif "tensor" in event:
+                progress(source.size * (event["tensor"] - 1) // event["of"])
+            else:
+                status = event["status"]
+        child.wait()
+        if status != 0:
+            raise _failure(ftype, status, child.returncode, lines, _tail(errors))
+    return lines
+
+
+@contextmanager
+def _child(errors: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
+    """The child, ended whatever happens. It has a session of its own: Ctrl-C reaches it only through us."""
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "foreshore.quantize.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe:
+                with _ignore_broken():
+                    pipe.close()
+
+
+@contextmanager
+def _ignore_broken() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        return
+
+
+def _events(child: subprocess.Popen[str], job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    assert child.stdin
+    assert child.stdout
+    with _ignore_broken():  # it died at once: the missing status says so
+        child.stdin.write(json.dumps(job) + "\n")
+        child.stdin.flush()
+    yield from map(json.loads, child.stdout)
+
+
+def _failure(ftype: str, status: int | None, code: int, lines: list[str], errors: str) -> ModelError | SetupError:
+    if status is None:
+        why = f"signal {-code}" if code < 0 else f"exit code {code}"
+        hint = f"run `foreshore doctor`; it said: {errors or 'nothing'}"
+        return SetupError(f"the native quantizer crashed ({why}) while it made {ftype!r}", hint=hint)
+    said = [line for line in lines if "failed to quantize" in line] or lines[-LINES_KEPT:]
+    reason = said[-1].split("failed to quantize: ")[-1] if said else errors
+    again = "add --requantize to allow it; quality suffers twice" if "requantizing" in reason else None
+    return ModelError(f"llama.cpp cannot quantize this model to {ftype!r}: {reason}", hint=again)
+
+
+def _tail(errors: IO[bytes]) -> str:
+    errors.seek(0)
+    return errors.read()[-2000:].decode(errors="replace").strip()
+
+
+def _bytes(kind: str, shape: tuple[int, ...]) -> int:
+    block, size = _SIZES[kind]
+    return prod(shape) // block * size

@@ -1,0 +1,126 @@
+"""`foreshore models`: look after the variants in the model store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from foreshore.cli.console import err, exit_on_error, out, print_json
+from foreshore.cli.quantize import human, manifest_table, reporting, show
+from foreshore.errors import ModelError
+from foreshore.store import Store
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="List, show, verify, remove and pull variants in the model store.")
+
+Ref = Annotated[str, typer.Argument(help="NAME:VARIANT, or NAME if it has one variant.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_variants(as_json: AsJson = False) -> None:
+    """List all variants."""
+    with exit_on_error():
+        store = Store()
+        manifests = list(store.list())
+        for error in store.broken():
+            err.print(f"[yellow]broken:[/] {escape(error.message)}")
+        if as_json:
+            print_json([m.to_json() for m in manifests])
+        elif manifests:
+            out.print(manifest_table(manifests))
+        else:
+            err.print(
+                f"no variants in {escape(str(store.root))}; build one: foreshore quantize starter-s --types q4_k_m"
+            )
+
+
+@app.command("show")
+def show_variant(ref: Ref, as_json: AsJson = False) -> None:
+    """Show where a variant came from, how it was made, and its files."""
+    with exit_on_error():
+        store = Store()
+        manifest = store.get(ref)
+        if as_json:
+            print_json({**manifest.to_json(), "path": str(store.path(manifest))})
+            return
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(style="bold")
+        table.add_column()
+        source = manifest.source
+        rows = {
+            "variant": manifest.ref,
+            "path": str(store.path(manifest)),
+            "size": f"{human(manifest.bytes)}, {manifest.bits_per_weight:.2f} bits per weight",
+            "model": f"{manifest.architecture}, {manifest.parameters} parameters, context {manifest.context_length}",
+            "source": f"{source.kind} {source.id} {source.revision}".strip(),
+            "recipe": ", ".join(f"{k} {v}" for k, v in manifest.recipe.items() if v),
+            "tools": ", ".join(f"{k} {v}" for k, v in manifest.tools.items()),
+            "built": f"{manifest.created}, in {manifest.seconds} s",
+            **{f"sha256 {name}": record.sha256 for name, record in manifest.files.items()},
+            **{f"note {i}": note for i, note in enumerate(manifest.notes, 1)},
+        }
+        for key, value in rows.items():
+            table.add_row(escape(key), escape(value))
+        out.print(table)
+
+
+@app.command()
+def verify(
+    ref: Annotated[str | None, typer.Argument(help="NAME:VARIANT; all variants if left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hash every file and compare it with the manifest. Exit code 2 if anything is wrong."""
+    with exit_on_error():
+        store = Store()
+        manifests = [store.get(ref)] if ref else store.list()
+        found = {m.ref: list(store.verify(m)) for m in manifests}
+        broken = [] if ref else [e.message for e in store.broken()]
+        if as_json:
+            print_json([{"ref": r, "ok": not p, "problems": p} for r, p in found.items()])
+        else:
+            for name, problems in found.items():
+                out.print(f"{escape(name)}: " + (escape("; ".join(problems)) if problems else "[green]ok[/]"))
+        bad = [name for name, problems in found.items() if problems]
+        if bad or broken:
+            raise ModelError(
+                f"damaged: {', '.join(bad + broken)}", hint="build it again with `foreshore quantize --force`"
+            )
+
+
+@app.command("rm")
+def remove(
+    ref: Ref,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a variant."""
+    with exit_on_error():
+        store = Store()
+        manifest = store.get(ref)
+        if not yes:
+            typer.confirm(f"remove {manifest.ref} ({human(manifest.bytes)})?", abort=True, err=True)
+        store.remove(manifest.ref)
+        if as_json:
+            print_json({"removed": manifest.ref, "bytes": manifest.bytes})
+        else:
+            err.print(f"removed {escape(manifest.ref)}")
+
+
+@app.command()
+def pull(
+    source: Annotated[str, typer.Argument(metavar="REF", help="hf:ORG/NAME/FILE.gguf, or hf:ORG/NAME.")],
+    name: Annotated[str | None, typer.Option("-o", "--name", help="Name in the store; default: the source's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a model from the hub as it is: a .gguf file in its own type, a model's weights in their own precision."""
+    with exit_on_error():
+        from foreshore.quantize import build
+
+        with reporting() as report:
+            made = build(source, None, name, progress=report)
+        show(made, report, as_json)
