@@ -6,7 +6,6 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 

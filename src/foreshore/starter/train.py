@@ -256,6 +256,10 @@ def export(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None
     half.generation_config.pad_token_id = tokenizer.pad_token_id
     half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    settings = folder / "tokenizer_config.json"  # the class name that every transformers release knows
+    settings.write_text(
+        json.dumps({**json.loads(settings.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n"
+    )
 
 
 def train(name: str, out: Path, steps: int | None = None, every: int = 250) -> None:

@@ -1,0 +1,3 @@
+from foreshore.cli import main
+
+main()
