@@ -46,10 +46,11 @@ class TargetFacts:
     local: bool = True
     healthy: bool = True
     waiting: int = 0  # requests in its queue
+    waiting_tokens: int = 0  # prompt tokens it has yet to compute
     running: int = 0
     context_tokens: int = 0
     prefill_tokens_per_s: float = 0.0
-    decode_tokens_per_s: float = 0.0
+    decode_tokens_per_s: float = 0.0  # of one stream
     answer_tokens: float = 0.0  # mean length of its answers
     first_token_s: float = 0.0  # mean measured TTFT
     input_price: float = 0.0  # US dollars per million tokens
@@ -61,12 +62,12 @@ class TargetFacts:
     def predicted(self, request: RequestFacts) -> TargetFacts:
         """With TTFT, total time and cost of `request` filled in.
 
-        TTFT: prefill of the prompt at the measured rate, and as much again for each request in the queue; a target
-        without a rate of its own (a cloud) is taken at its mean. Total adds one decode step per answer token.
+        TTFT: prefill of this prompt and of those before it at the measured rate; a target without a rate of its own
+        (a cloud) is taken at its mean. Total adds one decode step for each answer token.
         """
         answer = answer_tokens(request, self)
-        prefill_s = request.prompt_tokens / self.prefill_tokens_per_s if self.prefill_tokens_per_s else 0.0
-        ttft_s = prefill_s * (1 + self.waiting) or self.first_token_s
+        ahead = request.prompt_tokens + self.waiting_tokens
+        ttft_s = ahead / self.prefill_tokens_per_s if self.prefill_tokens_per_s else self.first_token_s
         decode_s = answer / self.decode_tokens_per_s if self.decode_tokens_per_s else 0.0
         cost = (request.prompt_tokens * self.input_price + answer * self.output_price) / 1e6
         return replace(self, ttft_s=ttft_s, total_s=ttft_s + decode_s, cost=cost)

@@ -16,6 +16,7 @@ from foreshore.errors import (
     BadRequest,
     ForeshoreError,
     Overloaded,
+    RoutingError,
     Unavailable,
     UpstreamError,
 )
@@ -31,7 +32,7 @@ __all__ = ["Target"]
 class Startable(Protocol):
     """A backend with something to load before it can answer."""
 
-    async def start(self) -> None: ...
+    async def start(self) -> object: ...
 
 
 class Target:
@@ -44,23 +45,15 @@ class Target:
         self.in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._starting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Load what the backend needs; once for all who wait, and again after a failure."""
-        if not isinstance(self.backend, Startable):
-            return
-        if self._starting is None or (self._starting.done() and _failed(self._starting)):
-            self._starting = asyncio.create_task(self.backend.start())
-            self._starting.add_done_callback(_failed)  # reads the error, should everyone have stopped waiting
-        await asyncio.shield(self._starting)
+        """Load what the backend needs, so that the first request need not wait for it."""
+        if isinstance(self.backend, Startable):
+            await self.backend.start()
 
     async def close(self) -> None:
         """Waits for running streams, then frees the backend."""
         await self._idle.wait()
-        if self._starting is not None and not self._starting.done():
-            self._starting.cancel()
-            await asyncio.wait([self._starting])
         await self.backend.close()
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
@@ -71,7 +64,6 @@ class Target:
         self._idle.clear()
         verdict = self.breaker.release
         try:
-            await self._ready()
             async with aclosing(_timed(self.backend.stream(request))) as chunks:
                 async for chunk in chunks:
                     if chunk.finish_reason is not None and chunk.timings is not None:
@@ -85,7 +77,13 @@ class Target:
             self._judge(error)
             verdict = _no_more
             raise
-        except Exception:  # a defect of the backend: cancellation is no Exception
+        except RoutingError:
+            raise
+        except ForeshoreError as error:  # a model that is missing or damaged is this target's trouble, not the caller's
+            verdict = self.breaker.fail
+            what = f"target {self.name!r} cannot answer: {error.message}"
+            raise Unavailable(what, target=self.name, hint=error.hint) from error
+        except Exception:  # a defect of the backend; cancellation is no Exception
             verdict = self.breaker.fail
             raise
         finally:
@@ -93,16 +91,6 @@ class Target:
             self.in_flight -= 1
             if self.in_flight == 0:
                 self._idle.set()
-
-    async def _ready(self) -> None:
-        try:
-            await self.start()
-        except BackendError:
-            raise
-        except ForeshoreError as error:
-            raise Unavailable(
-                f"target {self.name!r} could not start: {error.message}", target=self.name, hint=error.hint
-            ) from error
 
     def _judge(self, error: BackendError) -> None:
         """A full queue is no failure; one that names its own wait is believed."""
@@ -124,22 +112,18 @@ class Target:
             healthy=self.state in ("ready", "idle"),
             context_tokens=self.spec.context_tokens or _context_of(self.backend),
             waiting=load.waiting if load else 0,
+            waiting_tokens=load.waiting_tokens if load else 0,
             running=load.running if load else self.in_flight,
-            prefill_tokens_per_s=(load.prefill_tokens_per_s or 0.0) if load else 0.0,
-            decode_tokens_per_s=(load.decode_tokens_per_s if load else 0.0) or self.meter.decode_tokens_per_s,
+            prefill_tokens_per_s=load.prefill_tokens_per_s if load else 0.0,
+            decode_tokens_per_s=self.meter.decode_tokens_per_s,
             first_token_s=self.meter.first_token_s,
             answer_tokens=self.meter.answer_tokens,
         )
 
     @property
     def state(self) -> str:
-        """ "ready", "idle" (loads at the first request), "starting", "resting" (breaker open), or the backend's own."""
-        if self.breaker.state == "open":
-            return "resting"
-        own = getattr(self.backend, "state", "ready")
-        if own in ("ready", "starting"):
-            return str(own)
-        return "idle" if self._starting is None else str(own)
+        """The backend's own state (a cloud is always "ready"), or "resting" while the breaker keeps requests away."""
+        return "resting" if self.breaker.state == "open" else str(getattr(self.backend, "state", "ready"))
 
 
 def describe(name: str, spec: TargetConfig) -> TargetFacts:
@@ -173,10 +157,6 @@ async def _timed(chunks: AsyncIterator[Chunk]) -> AsyncGenerator[Chunk, None]:
 def _context_of(backend: Backend) -> int:
     info = getattr(backend, "info", None)
     return int(getattr(info, "context_tokens", 0) or 0)
-
-
-def _failed(task: asyncio.Task[None]) -> bool:
-    return task.cancelled() or task.exception() is not None
 
 
 def _no_more() -> None:

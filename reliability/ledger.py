@@ -1,0 +1,141 @@
+"""One event for each request, in SQLite. Writing never holds a request up: what the disk cannot take is counted."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from foreshore.errors import SetupError
+from foreshore.reliability.event import Event
+from foreshore.reliability.schema import COLUMNS, migrate, row
+
+__all__ = ["Ledger", "read_events"]
+
+BATCH = 256  # events in one transaction
+BUSY_S = 1.0  # how long the writer waits for another process's lock before it drops the batch
+_INSERT = f"INSERT INTO event ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+
+
+class Ledger:
+    """`append` returns at once; a thread of its own writes. `written` and `dropped` count events.
+
+    WAL with synchronous=NORMAL: a committed event survives a crash of the process, the last ones may go with the power.
+    """
+
+    def __init__(self, file: Path, *, queue_size: int = 10_000) -> None:
+        """Opens or creates `file`, readable by its owner only. Raises `SetupError` where that cannot be."""
+        self.file = file
+        self.written = 0
+        self.dropped = 0
+        self._queue: queue.Queue[Event | None] = queue.Queue(queue_size)
+        self._closed = threading.Lock()  # held for good once closed
+        _create(file)
+        self._writer = threading.Thread(target=self._write_all, name="foreshore-ledger", daemon=True)
+        self._writer.start()
+
+    def append(self, event: Event) -> None:
+        """Never blocks, never raises."""
+        if self._closed.locked():
+            self.dropped += 1
+            return
+        try:
+            self._queue.put_nowait(event)
+        except queue.Full:
+            self.dropped += 1
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until everything appended so far is written or dropped; False when `timeout` seconds did not do."""
+        deadline = time.monotonic() + timeout
+        with self._queue.all_tasks_done:
+            while self._queue.unfinished_tasks:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._queue.all_tasks_done.wait(left):
+                    return False
+        return True
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Write what is waiting, then stop. Twice is harmless."""
+        if not self._closed.acquire(blocking=False):
+            return
+        self.flush(timeout)
+        try:
+            self._queue.put(None, timeout=timeout)
+        except queue.Full:
+            return  # the disk hangs; the daemon thread goes with the process
+        self._writer.join(timeout)
+
+    def _write_all(self) -> None:
+        database: sqlite3.Connection | None = None
+        while (batch := self._next_batch()) is not None:
+            try:
+                database = database or _connect(self.file)
+                with database:
+                    database.executemany(_INSERT, [row(event) for event in batch])
+                self.written += len(batch)
+            except (sqlite3.Error, OSError, TypeError, ValueError):
+                self.dropped += len(batch)
+                _discard(database)
+                database = None
+            finally:
+                for _ in batch:
+                    self._queue.task_done()
+        _discard(database)
+
+    def _next_batch(self) -> list[Event] | None:
+        """At least one event, or None when the ledger closes."""
+        event = self._queue.get()
+        if event is None:
+            return None
+        batch = [event]
+        while len(batch) < BATCH:
+            try:
+                event = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if event is None:  # `close` waits for the queue to run dry first, so nothing stands behind it
+                self._queue.put(None)
+                break
+            batch.append(event)
+        return batch
+
+
+def read_events(file: Path) -> Iterator[dict[str, Any]]:
+    """Every event as a dict of its columns, oldest first. The file is not changed."""
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        database.row_factory = sqlite3.Row
+        for found in database.execute("SELECT * FROM event ORDER BY id"):
+            yield dict(found)
+
+
+def _create(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        with closing(_connect(file)) as database:
+            migrate(database)
+    except (sqlite3.Error, OSError) as error:
+        raise SetupError(
+            f"the ledger {str(file)!r} cannot be opened: {error}", hint="set ledger.path to a writable place"
+        ) from error
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(file, timeout=BUSY_S, check_same_thread=False)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    return database
+
+
+def _discard(database: sqlite3.Connection | None) -> None:
+    if database is not None:
+        try:
+            database.close()
+        except sqlite3.Error:
+            return

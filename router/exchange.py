@@ -1,0 +1,123 @@
+"""One request from decision to terminal state. Whatever happens to it, exactly one event goes into the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from foreshore.config import Price
+from foreshore.errors import DeadlineExceeded, ForeshoreError, RoutingError, UpstreamError, UsageError
+from foreshore.reliability.event import Event
+from foreshore.router.decide import Decision
+from foreshore.router.disconnect import ClientGone
+from foreshore.router.facts import RequestFacts
+from foreshore.router.fallback import Fallback
+from foreshore.types import Chunk, Request, TerminalState, Timings, Usage, new_id
+
+__all__ = ["Exchange", "terminal_state"]
+
+Record = Callable[[Event], None]
+CANCELLED: tuple[TerminalState, str] = ("cancelled", "")
+
+
+class Exchange:
+    """A decided request. Consume `stream` once, then `close`; `target` is known from its first chunk on."""
+
+    def __init__(
+        self,
+        request: Request,
+        facts: RequestFacts,
+        decision: Decision,
+        strategy: Fallback,
+        *,
+        arrived: float,
+        policy: str,
+        prices: dict[str, Price],
+        record: Record,
+    ) -> None:
+        self.id = new_id("dec")
+        self.request, self.facts, self.decision = request, facts, decision
+        self._strategy, self._arrived, self._policy, self._prices = strategy, arrived, policy, prices
+        self._record: Record | None = record  # None once the event is recorded
+        self._decision_s = time.monotonic() - arrived
+        self._first = 0.0
+        self._usage: Usage | None = None
+        self._timings: Timings | None = None
+
+    @property
+    def target(self) -> str:
+        """Whose answer this is; "" until a target has committed."""
+        return self._strategy.committed
+
+    async def stream(self) -> AsyncGenerator[Chunk, None]:
+        """The answer. The event is recorded when this ends, fails, or is closed early."""
+        state, code = CANCELLED
+        try:
+            async with aclosing(self._strategy.stream(self.request)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    self._see(chunk)
+                    if chunk.finish_reason is not None:
+                        state = "complete"
+                    yield chunk
+        except Exception as error:
+            state, code = terminal_state(error, committed=bool(self.target)), code_of(error)
+            raise
+        finally:
+            self._end(state, code)
+
+    def close(self) -> None:
+        """Says that nobody will consume `stream` any more: an answer never begun counts as cancelled."""
+        self._end(*CANCELLED)
+
+    def _end(self, state: TerminalState, code: str) -> None:
+        record, self._record = self._record, None
+        if record is not None:
+            record(self._event(state, code))
+
+    def _see(self, chunk: Chunk) -> None:
+        self._first = self._first or time.monotonic()
+        self._usage = chunk.usage or self._usage
+        self._timings = chunk.timings or self._timings
+
+    def _event(self, state: TerminalState, code: str) -> Event:
+        now = time.monotonic()
+        price = self._prices.get(self.target, Price())
+        usage = self._usage or Usage(prompt_tokens=0, completion_tokens=0)
+        return Event(
+            decision_id=self.id,
+            terminal_state=state,
+            error_code=code,
+            task=self.facts.task,
+            tenant=self.facts.tenant,
+            rule=self.decision.rule,
+            target=self.target,
+            policy=self._policy,
+            propensity=self.decision.propensity,
+            stream=self.facts.stream,
+            facts=self.facts.logged(),
+            targets=self.decision.targets,
+            estimates={n: {"ttft_s": t.ttft_s, "total_s": t.total_s} for n, t in self.decision.estimates.items()},
+            attempts=[{"target": a.target, "error": a.error, "seconds": a.seconds} for a in self._strategy.attempts],
+            usage=self._usage,
+            timings=self._timings,
+            cost=(usage.prompt_tokens * price.input + usage.completion_tokens * price.output) / 1e6,
+            decision_s=self._decision_s,
+            ttft_s=self._first - self._arrived if self._first else 0.0,
+            total_s=now - self._arrived,
+        )
+
+
+def terminal_state(error: BaseException, *, committed: bool) -> TerminalState:
+    """How a request that failed with `error` ended; `committed`: the caller has seen a part of the answer."""
+    if not isinstance(error, Exception) or isinstance(error, ClientGone):
+        return "cancelled"
+    if isinstance(error, DeadlineExceeded):
+        return "deadline"
+    if isinstance(error, (RoutingError, UsageError)):
+        return "policy_abort"
+    return "truncated" if committed and type(error) is UpstreamError else "upstream_error"
+
+
+def code_of(error: BaseException) -> str:
+    return error.code if isinstance(error, ForeshoreError) else "internal_error"

@@ -1,0 +1,276 @@
+"""The OpenAI-compatible gateway: HTTP in, HTTP out, the router between."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HTTPRequest
+from starlette.types import Receive, Scope, Send
+
+from foreshore.backend import Backend, join
+from foreshore.config import Config, Tenant
+from foreshore.errors import BadRequest, ForeshoreError, NotFound, Unauthorized
+from foreshore.router.answers import DONE, Encoder, error_event
+from foreshore.router.body import parse_json, read_body
+from foreshore.router.disconnect import ClientGone, while_connected
+from foreshore.router.exchange import Exchange
+from foreshore.router.facts import RequestFacts
+from foreshore.router.label import Caller
+from foreshore.router.openai_api import Body, ChatBody, CompletionBody, EmbeddingBody, parse
+from foreshore.router.router import Router
+from foreshore.telemetry import logger
+from foreshore.types import Chunk, Request
+
+__all__ = ["create_app"]
+
+LONGEST_TIMEOUT = 86_400.0
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+def create_app(
+    config: Config, *, backends: Mapping[str, Backend] | None = None, router: Router | None = None
+) -> FastAPI:
+    """The gateway as an ASGI app. Its lifespan starts and closes the router, unless one that runs is given.
+
+    Raises `ConfigError` and `SetupError` at once, not at the first request.
+    """
+    own = router is None
+    router = router or Router(config, backends=backends)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if not own:
+            yield
+            return
+        try:
+            await router.start()
+            yield
+        finally:
+            await router.close()
+
+    app = FastAPI(title="Foreshore", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.router = router
+    gateway = Gateway(router)
+    for path, kind in (("chat/completions", ChatBody), ("completions", CompletionBody), ("embeddings", EmbeddingBody)):
+        app.add_route(f"/v1/{path}", gateway.endpoint(kind), methods=["POST"])
+    app.add_route("/v1/models", gateway.models)
+    app.add_route("/v1/models/{name:path}", gateway.model)
+    app.add_route("/healthz", gateway.healthz)
+    app.add_route("/readyz", gateway.readyz)
+    app.add_route("/metrics", gateway.metrics)
+    app.add_exception_handler(ForeshoreError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    return app
+
+
+class Gateway:
+    """The endpoints over one router."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+
+    def endpoint(self, kind: type[Body]) -> Any:
+        """The handler for one kind of body."""
+
+        async def handle(http: HTTPRequest) -> Response:
+            try:
+                return await self.answer(http, kind)
+            except ClientGone:
+                return Response(status_code=499)  # nobody reads it; the number is for the server's own log
+            except ForeshoreError:
+                raise
+            except Exception as error:
+                return JSONResponse(_defect(error).to_openai(), status_code=500)
+
+        return handle
+
+    async def answer(self, http: HTTPRequest, kind: type[Body]) -> Response:
+        arrived = time.monotonic()
+        try:
+            caller, body, request = await self._read(http, kind, arrived)
+        except BaseException as error:
+            self.router.refuse(error, RequestFacts(task=kind.task), arrived=arrived)
+            raise
+        exchange = await self.router.open(request, caller, arrived=arrived)
+        try:
+            if body.streams:
+                return await self._begin(http, exchange, body)
+            return await while_connected(self._whole(exchange, body), http.receive)
+        finally:
+            if not body.streams:
+                exchange.close()
+
+    async def _read(self, http: HTTPRequest, kind: type[Body], arrived: float) -> tuple[Caller, Body, Request]:
+        tenant = self._admit(http)
+        limits = self.router.loaded.config.limits
+        try:
+            raw = await read_body(http.stream(), limit=limits.body_bytes, declared=http.headers.get("content-length"))
+        except ClientDisconnect as error:
+            raise ClientGone from error
+        document = parse_json(raw, http.headers.get("content-type"))
+        body = parse(kind, document)
+        request = body.request(document)
+        timeout = _timeout(http.headers.get("x-foreshore-timeout"), limits.timeout)
+        caller = Caller(tenant=tenant.name, private=tenant.private, headers=dict(http.headers), stream=body.streams)
+        request = replace(request, tenant=tenant.name, deadline=arrived + timeout)
+        return caller, body, request
+
+    def _admit(self, http: HTTPRequest) -> Tenant:
+        """The caller's tenant. Without keys only this machine may ask, and no web page through a name it made up."""
+        tenants = self.router.loaded.tenants
+        host = http.headers.get("host", "").rpartition(":")[0] or http.headers.get("host", "")
+        if not tenants.required and host.lower() not in LOCAL_HOSTS and not host.startswith("127."):
+            raise Unauthorized(f"the host is {host[:60]!r}", hint="use 127.0.0.1, or give the tenants API keys")
+        return tenants.admit(http.headers.get("authorization"))
+
+    async def _whole(self, exchange: Exchange, body: Body) -> Response:
+        async with aclosing(exchange.stream()) as stream:
+            chunks = [chunk async for chunk in stream]
+        answer = join(chunks, target=exchange.target)
+        encoder = self._encoder(exchange, body)
+        if isinstance(body, EmbeddingBody):
+            content = encoder.vectors(answer, packed=body.encoding_format == "base64")
+        else:
+            content = encoder.whole(answer)
+        return JSONResponse(content, headers=_headers(exchange))
+
+    async def _begin(self, http: HTTPRequest, exchange: Exchange, body: Body) -> Response:
+        """Waits for the commit point: until then an error has its own status, and the target is not known."""
+        stream = exchange.stream()
+        try:
+            first = await while_connected(anext(stream), http.receive)
+        except BaseException:
+            await stream.aclose()
+            exchange.close()
+            raise
+        return EventStream(first, stream, exchange, self._encoder(exchange, body))
+
+    def _encoder(self, exchange: Exchange, body: Body) -> Encoder:
+        spec = self.router.loaded.config.targets.get(exchange.target)
+        wants_usage = not isinstance(body, EmbeddingBody) and body.wants_usage
+        model = spec.model if spec is not None else exchange.target
+        fingerprint = f"fs-{exchange.target}"
+        return Encoder(body.task, model=model, fingerprint=fingerprint, wants_usage=wants_usage)
+
+    async def models(self, http: HTTPRequest) -> Response:
+        self._admit(http)
+        names = ["auto", *self.router.loaded.targets]
+        return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
+
+    async def model(self, http: HTTPRequest) -> Response:
+        self._admit(http)
+        name = http.path_params["name"]
+        if name != "auto" and name not in self.router.loaded.targets:
+            raise NotFound(f"there is no model {name[:100]!r}", param="model")
+        return JSONResponse(_model(name))
+
+    async def healthz(self, http: HTTPRequest) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(self, http: HTTPRequest) -> Response:
+        """200 while any target can answer; says what each is doing, and whether the newest config was refused."""
+        states = {name: target.state for name, target in self.router.loaded.targets.items()}
+        ready = any(state in ("ready", "idle") for state in states.values())
+        body = {"status": "ready" if ready else "not ready", "targets": states, "config": self.router.loaded.digest}
+        if self.router.config_error:
+            body["config_error"] = self.router.config_error
+        return JSONResponse(body, status_code=200 if ready else 503)
+
+    async def metrics(self, http: HTTPRequest) -> Response:
+        return PlainTextResponse(self.router.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+class EventStream(Response):
+    """Sends an answer as server-sent events. When the client leaves, the stream is closed before this returns."""
+
+    def __init__(self, first: Chunk, stream: Any, exchange: Exchange, encoder: Encoder) -> None:
+        super().__init__(status_code=200, headers=_headers(exchange), media_type="text/event-stream")
+        del self.headers["content-length"]
+        self.headers["cache-control"] = "no-cache"
+        self.headers["x-accel-buffering"] = "no"
+        self._first, self._stream, self._exchange, self._encoder = first, stream, exchange, encoder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await while_connected(self._send_all(send), receive)
+        except (ClientGone, OSError):
+            return
+        finally:
+            await self._stream.aclose()
+            self._exchange.close()
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await _piece(send, self._encoder.opening() + self._encoder.chunk(self._first))
+        try:
+            async for chunk in self._stream:
+                await _piece(send, self._encoder.chunk(chunk))
+            await _piece(send, DONE)
+        except ForeshoreError as error:
+            await _piece(send, error_event(error))
+        except Exception as error:
+            await _piece(send, error_event(_defect(error)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _piece(send: Send, body: bytes) -> None:
+    if body:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def _headers(exchange: Exchange) -> dict[str, str]:
+    return {
+        "x-foreshore-target": exchange.target,
+        "x-foreshore-rule": exchange.decision.rule,
+        "x-foreshore-decision": exchange.id,
+    }
+
+
+def _timeout(value: str | None, default: float) -> float:
+    """Seconds from `x-foreshore-timeout`."""
+    if value is None:
+        return default
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        raise BadRequest(f"x-foreshore-timeout is {value[:40]!r}", hint="it takes seconds, more than 0, up to 86400")
+    return seconds
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "foreshore"}
+
+
+def _defect(error: Exception) -> ForeshoreError:
+    """Logged by type and place alone: its message may hold content."""
+    logger.error("%s in the gateway\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+    return ForeshoreError("something went wrong inside the gateway", hint="its log has more")
+
+
+async def _on_error(http: HTTPRequest, error: Exception) -> Response:
+    assert isinstance(error, ForeshoreError)
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    if (wait := getattr(error, "retry_after", None)) is not None:
+        headers["retry-after"] = str(max(1, math.ceil(wait)))
+    return JSONResponse(error.to_openai(), status_code=error.status, headers=headers)
+
+
+async def _on_http_error(http: HTTPRequest, error: Exception) -> Response:
+    """A path or method that does not exist, in OpenAI's shape too."""
+    assert isinstance(error, HTTPException)
+    message = f"{http.method} {http.url.path[:200]}: {error.detail}"
+    body = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)

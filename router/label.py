@@ -1,0 +1,85 @@
+"""The first stage: what kind of request is this, and is it private? It reads the content; all others read facts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from foreshore.config import Privacy
+from foreshore.errors import BadRequest
+from foreshore.router.content import last_user_text, text_of, unscannable
+from foreshore.router.facts import RequestFacts
+from foreshore.router.privacy import detect
+from foreshore.types import Request
+
+__all__ = ["Caller", "estimate_tokens", "label"]
+
+PRIVATE_WORDS = {"private": True, "1": True, "true": True, "public": False, "0": False, "false": False}
+_SECRET_HEADERS = frozenset({"x-api-key", "x-auth-token", "x-access-token"})
+_PER_MESSAGE = 4  # tokens a chat template adds to each message, roughly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks and how: what the request itself does not say. Header names in lower case."""
+
+    tenant: str = "default"
+    private: bool = False  # the tenant's setting
+    headers: Mapping[str, str] = field(default_factory=dict)
+    stream: bool = False
+
+
+def label(request: Request, caller: Caller, privacy: Privacy) -> RequestFacts:
+    """Facts for rules. A detector can only make a request private, never public again."""
+    text = text_of(request)
+    labels = _labels(request, caller, privacy, text)
+    return RequestFacts(
+        task=request.task,
+        model=request.model,
+        tenant=caller.tenant,
+        text=last_user_text(request),
+        prompt_tokens=_prompt_tokens(request, text),
+        max_tokens=request.sampling.max_tokens or 0,
+        messages=len(request.messages),
+        has_tools=bool(request.tools),
+        wants_json=(request.response_format or {}).get("type") in ("json_object", "json_schema"),
+        stream=caller.stream,
+        private=bool(labels),
+        labels=labels,
+        headers={k: v for k, v in caller.headers.items() if k.startswith("x-") and k not in _SECRET_HEADERS},
+        deadline_s=max(0.0, request.deadline - time.monotonic()) if request.deadline else 0.0,
+    )
+
+
+def estimate_tokens(text: str) -> int:
+    """About four characters of ASCII, or one of anything else, make a token."""
+    ascii_count = sum(map(str.isascii, text)) if not text.isascii() else len(text)
+    return (ascii_count + 3) // 4 + len(text) - ascii_count
+
+
+def _labels(request: Request, caller: Caller, privacy: Privacy, text: str) -> tuple[str, ...]:
+    found: list[str] = []
+    if _asks_for_privacy(caller.headers.get(privacy.header), privacy.header):
+        found.append("header")
+    if caller.private:
+        found.append("tenant")
+    if privacy.unscannable == "private" and unscannable(request):
+        found.append("unscannable")
+    return (*found, *detect(text, privacy.detectors))
+
+
+def _asks_for_privacy(value: str | None, header: str) -> bool:
+    """A word we do not know must not be read as "public"."""
+    if value is None:
+        return False
+    try:
+        return PRIVATE_WORDS[value.strip().lower()]
+    except KeyError:
+        raise BadRequest(f"{header} is {value[:40]!r}", hint="it takes 'private' or 'public'") from None
+
+
+def _prompt_tokens(request: Request, text: str) -> int:
+    if not isinstance(request.prompt, str):
+        return len(request.prompt)
+    return estimate_tokens(text) + _PER_MESSAGE * len(request.messages)

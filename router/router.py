@@ -1,0 +1,212 @@
+"""The router: label, constrain, decide, answer. Also a `Backend`, so that an app can embed it without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from foreshore.backend import Backend
+from foreshore.config import Config, Privacy
+from foreshore.errors import DeadlineExceeded, RoutingError
+from foreshore.reliability.event import Event
+from foreshore.reliability.ledger import Ledger
+from foreshore.router.constrain import Clearing, constrain, refusal
+from foreshore.router.decide import Decision, State, candidates, decide
+from foreshore.router.exchange import Exchange, code_of, terminal_state
+from foreshore.router.factory import build
+from foreshore.router.facts import RequestFacts, TargetFacts
+from foreshore.router.fallback import Fallback
+from foreshore.router.label import Caller, label
+from foreshore.router.policy import Policy
+from foreshore.router.target import Target
+from foreshore.router.tenants import Tenants
+from foreshore.telemetry import Metrics, logger
+from foreshore.types import Chunk, Request, new_id
+
+__all__ = ["Router", "judge"]
+
+LARGE = 20_000  # characters of content: a few milliseconds of reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A config with everything made from it. A reload replaces it whole; running requests keep theirs."""
+
+    config: Config
+    policy: Policy
+    tenants: Tenants
+    targets: Mapping[str, Target]
+    digest: str
+
+
+def judge(
+    request: Request, facts: RequestFacts, targets: Sequence[TargetFacts], config: Config, policy: Policy
+) -> tuple[Clearing, Decision]:
+    """Constrain, then decide. Raises what the caller is told where no target is left."""
+    clearing = constrain(request, facts, targets, config.targets, policy)
+    state = State(policy=policy, targets=targets, allowed=clearing.allowed)
+    try:
+        return clearing, decide(facts, state)
+    except RoutingError as error:
+        among = list(dict.fromkeys(name for match in candidates(facts, state) for name in match.targets))
+        raise refusal(clearing, among=among, specs=config.targets) from error
+
+
+class Router:
+    """Give it a config, `start` it, then `open` requests, or `stream` them as from any `Backend`.
+
+    `backends` replaces what the config would build, by target name: a test's fakes, an app's own.
+    """
+
+    name = "router"
+
+    def __init__(
+        self, config: Config, *, backends: Mapping[str, Backend] | None = None, ledger: Ledger | None = None
+    ) -> None:
+        self.metrics = Metrics()
+        self.config_error = ""  # why the newest config file was refused; "" if it was not
+        self._given = dict(backends or {})
+        self._retired: set[asyncio.Task[None]] = set()
+        self.loaded = self._load(config, {})
+        self.ledger = ledger or Ledger(config.ledger.file, queue_size=config.ledger.queue)
+
+    async def start(self) -> None:
+        """Load the local targets. Raises the first failure."""
+        await _start(self.loaded.targets.values())
+
+    async def close(self) -> None:
+        """Waits for running streams, then frees every target and writes the ledger out."""
+        await asyncio.gather(*(t.close() for t in self.loaded.targets.values()), *self._retired)
+        await asyncio.to_thread(self.ledger.close)
+
+    async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        exchange = await self.open(request, Caller(tenant=request.tenant, stream=True))
+        async with aclosing(exchange.stream()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def open(self, request: Request, caller: Caller, *, arrived: float | None = None) -> Exchange:
+        """Decide on `request`. A refusal is recorded, then raised."""
+        arrived = time.monotonic() if arrived is None else arrived
+        loaded = self.loaded
+        facts = RequestFacts(task=request.task, tenant=caller.tenant, stream=caller.stream)
+        try:
+            request = _with_deadline(request, arrived + loaded.config.limits.timeout)
+            facts = await _label(request, caller, loaded.config.privacy)
+            targets = [target.facts().predicted(facts) for target in loaded.targets.values()]
+            clearing, decision = judge(request, facts, targets, loaded.config, loaded.policy)
+        except BaseException as error:
+            self.refuse(error, facts, arrived=arrived)
+            raise
+        return self._exchange(clearing.request, facts, decision, loaded, arrived)
+
+    def refuse(self, error: BaseException, facts: RequestFacts, *, arrived: float) -> str:
+        """Record a request that was never decided on; its event's id."""
+        now = time.monotonic()
+        event = Event(
+            decision_id=new_id("dec"),
+            terminal_state=terminal_state(error, committed=False),
+            error_code=code_of(error),
+            task=facts.task,
+            tenant=facts.tenant,
+            policy=self.loaded.digest,
+            stream=facts.stream,
+            facts=facts.logged(),
+            decision_s=now - arrived,
+            total_s=now - arrived,
+        )
+        self._record(event)
+        return event.decision_id
+
+    async def reload(self, config: Config) -> None:
+        """Swap to `config`, or raise and keep the old. Unchanged targets stay; replaced ones end their streams."""
+        old = self.loaded
+        new = self._load(config, old.targets)
+        fresh = [t for name, t in new.targets.items() if old.targets.get(name) is not t]
+        try:
+            await _start(fresh)
+        except BaseException:
+            await asyncio.gather(*(t.close() for t in fresh))
+            raise
+        self.loaded = new
+        self.config_error = ""
+        for name, target in old.targets.items():
+            if new.targets.get(name) is not target:
+                task = asyncio.create_task(target.close())
+                self._retired.add(task)
+                task.add_done_callback(self._retired.discard)
+
+    def _load(self, config: Config, running: Mapping[str, Target]) -> Loaded:
+        def target(name: str) -> Target:
+            old, spec = running.get(name), config.targets[name]
+            return old if old is not None and old.spec == spec else build(name, spec, self._given.get(name))
+
+        return Loaded(
+            config=config,
+            policy=Policy(config),
+            tenants=Tenants(config),
+            targets={name: target(name) for name in config.targets},
+            digest=hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16],
+        )
+
+    def _exchange(
+        self, request: Request, facts: RequestFacts, decision: Decision, loaded: Loaded, arrived: float
+    ) -> Exchange:
+        ordered = [loaded.targets[name] for name in decision.targets]
+        self.metrics.running.inc()
+        exchange = Exchange(
+            request,
+            facts,
+            decision,
+            Fallback(ordered, attempts=loaded.config.limits.attempts),
+            arrived=arrived,
+            policy=loaded.digest,
+            prices={name: t.spec.price for name, t in loaded.targets.items()},
+            record=self._end,
+        )
+        self.metrics.decision.observe(time.monotonic() - arrived)
+        return exchange
+
+    def _end(self, event: Event) -> None:
+        self.metrics.running.dec()
+        self._record(event)
+
+    def _record(self, event: Event) -> None:
+        """The end of every request: ledger, metrics, one log line."""
+        self.ledger.append(event)
+        self.metrics.ledger_dropped.set(self.ledger.dropped)
+        self.metrics.requests.labels(event.target, event.rule, event.terminal_state).inc()
+        for attempt in event.attempts:
+            self.metrics.attempts.labels(attempt["target"], attempt["error"]).inc()
+        if event.cost:
+            self.metrics.cost.labels(event.target).inc(event.cost)
+        if event.terminal_state == "complete":
+            self.metrics.answered(event.target, ttft_s=event.ttft_s, timings=event.timings, usage=event.usage)
+        logger.info(
+            "%s %s target=%s rule=%s code=%s %.3fs",
+            *(event.decision_id, event.terminal_state, event.target, event.rule, event.error_code, event.total_s),
+        )
+
+
+async def _start(targets: Iterable[Target]) -> None:
+    await asyncio.gather(*(target.start() for target in targets))
+
+
+async def _label(request: Request, caller: Caller, privacy: Privacy) -> RequestFacts:
+    """In a thread where reading the content would hold other requests up."""
+    size = sum(len(str(m.get("content") or "")) for m in request.messages)
+    size += sum(map(len, request.inputs)) + len(request.prompt)
+    if size < LARGE:
+        return label(request, caller, privacy)
+    return await asyncio.to_thread(label, request, caller, privacy)
+
+
+def _with_deadline(request: Request, latest: float) -> Request:
+    deadline = latest if request.deadline is None else request.deadline
+    if deadline <= time.monotonic():
+        raise DeadlineExceeded("the request's deadline passed before it was looked at")
+    return replace(request, deadline=deadline)
