@@ -146,8 +146,8 @@ class _Builder:
         if stored:  # an earlier run kept the base as a variant
             return _Base(info=inspect(self.store.path(stored)), notes=stored.notes)
         target = self.stack.enter_context(self.store.draft()) / MODEL
-        notes = convert(self.model, target, self.name, self.meter("convert", ref, self.model.nbytes))
-        return _Base(info=inspect(target), notes=notes, ours=True)
+        convert(self.model, target, self.name, self.meter("convert", ref, self.model.nbytes))
+        return _Base(info=inspect(target), notes=self.model.notes, ours=True)
 
     def copy(self, base: _Base, target: Path) -> tuple[GgufInfo, tuple[str, ...]]:
         with disk_errors(target.parent, base.info.size):

@@ -58,6 +58,7 @@ class HfFolder:
     chat_template: str | None
     generation: dict[str, Any]
     pooling: PoolingType | None
+    notes: tuple[str, ...]  # what a reader should know
 
     @property
     def precision(self) -> str:
@@ -88,6 +89,7 @@ def open_folder(folder: Path) -> HfFolder:
         raise ModelError(f"{str(folder)!r} has no config.json", hint="give the folder of a Hugging Face model")
     config = _json(folder / "config.json")
     family = family_of(config)
+    notes = family.header(GGUFWriter(None, MODEL_ARCH_NAMES[family.arch]), config)  # for its checks
     weights = _by_gguf_name(read_weights(folder), family, config)
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(
@@ -110,28 +112,28 @@ def open_folder(folder: Path) -> HfFolder:
         chat_template=_chat_template(folder, tokens),
         generation=generation,
         pooling=_pooling(_json(folder / "1_Pooling" / "config.json")),
+        notes=(*vocab.notes, *notes),
     )
 
 
-def convert(source: HfFolder, target: Path, name: str, progress: Callable[[int], None]) -> tuple[str, ...]:
-    """Write `target` and return notes on what a reader should know. `progress` is told bytes written so far."""
+def convert(source: HfFolder, target: Path, name: str, progress: Callable[[int], None]) -> None:
+    """Write `target`. `progress` is told the bytes written so far. Raises `SetupError` if the disk is full."""
     require_space(target.parent, source.nbytes)
     with disk_errors(target.parent, source.nbytes):
         writer = GGUFWriter(target, MODEL_ARCH_NAMES[source.family.arch])
         try:
-            notes = _header(writer, source, name)
+            _header(writer, source, name)
             _tensors(writer, source, progress)
         finally:
             writer.close()
-    return (*source.vocab.notes, *notes)
 
 
-def _header(writer: GGUFWriter, source: HfFolder, name: str) -> tuple[str, ...]:
+def _header(writer: GGUFWriter, source: HfFolder, name: str) -> None:
     writer.add_type("model")
     writer.add_name(name)
     writer.add_file_type(_FILE_TYPES[source.precision.upper()])
     writer.add_quantization_version(2)
-    notes = source.family.header(writer, source.config)
+    source.family.header(writer, source.config)
     writer.add_vocab_size(len(source.vocab.tokens))
     if source.pooling is not None:
         writer.add_pooling_type(source.pooling)
@@ -139,7 +141,6 @@ def _header(writer: GGUFWriter, source: HfFolder, name: str) -> tuple[str, ...]:
     _vocabulary(writer, source.vocab)
     if source.chat_template:
         writer.add_chat_template(source.chat_template)
-    return notes
 
 
 def _sampling(writer: GGUFWriter, generation: dict[str, Any]) -> None:

@@ -138,6 +138,7 @@ def _bar(report: Callable[[int], None]) -> Any:
 
 @contextmanager
 def _mapped(ref: HubRef) -> Iterator[None]:
+    from httpx2 import HTTPError
     from huggingface_hub import errors
 
     try:
@@ -152,6 +153,6 @@ def _mapped(ref: HubRef) -> Iterator[None]:
         raise NotFound(f"{ref.repo!r} has no revision {ref.revision!r}") from error
     except errors.HFValidationError as error:
         raise UsageError(f"{ref.repo!r} is not a name on the hub: {error}") from error
-    except (OSError, errors.HTTPError) as error:
+    except (OSError, HTTPError) as error:
         hint = "check the network, HF_ENDPOINT and the proxy; a local folder or .gguf file needs neither"
         raise SetupError(f"fetching {ref.repo!r} failed: {error}", hint=hint) from error

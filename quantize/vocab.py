@@ -253,6 +253,7 @@ def _word_piece(tokenizer: Json, config: Json, words: list[str]) -> Vocab:
         raise _unsupported(f"its WordPiece tokenizer normalizes by {dict(normalizer)}", "BERT's own is supported")
     lowercase = bool(normalizer.get("lowercase", True))
     strip = normalizer.get("strip_accents")
+    strip = lowercase if strip is None else bool(strip)
     types = _types(tokenizer, words)
     special = _special_ids(tokenizer, config, words, [])
     if "cls" not in special or "sep" not in special:
@@ -268,8 +269,9 @@ def _word_piece(tokenizer: Json, config: Json, words: list[str]) -> Vocab:
             "add_bos_token": True,
             "add_sep_token": True,
             "normalizer.lowercase": lowercase,
-            "normalizer.strip_accents": lowercase if strip is None else bool(strip),
+            "normalizer.strip_accents": strip,
         },
+        notes=("Korean is cut into other tokens: llama.cpp does not decompose Hangul, BERT does",) if strip else (),
     )
 
 

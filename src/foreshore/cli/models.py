@@ -49,8 +49,8 @@ def show_variant(ref: Ref, as_json: AsJson = False) -> None:
             print_json({**manifest.to_json(), "path": str(store.path(manifest))})
             return
         table = Table(box=None, show_header=False, pad_edge=False)
-        table.add_column(style="bold")
-        table.add_column()
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
         source = manifest.source
         rows = {
             "variant": manifest.ref,

@@ -91,10 +91,11 @@ def reporting() -> Iterator[Reporter]:
 
 def manifest_table(manifests: list[Manifest]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for title, justify in (("variant", "left"), ("size", "right"), ("bits/weight", "right"), ("parameters", "right")):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
-    for title in ("architecture", "context", "built"):
-        table.add_column(title, justify="right" if title == "context" else "left")
+    table.add_column("variant", overflow="fold")
+    for title in ("size", "bits", "weights"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for title in ("model", "context", "built"):
+        table.add_column(title, no_wrap=True)
     for m in manifests:
         table.add_row(
             escape(m.ref),
@@ -103,7 +104,7 @@ def manifest_table(manifests: list[Manifest]) -> Table:
             count(m.parameters),
             escape(m.architecture),
             str(m.context_length),
-            escape(m.created[:16].replace("T", " ")),
+            escape(m.created[:10]),
         )
     return table
 
