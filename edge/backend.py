@@ -58,7 +58,7 @@ class LocalBackend:
         return Load() if self._supervisor is None else self._supervisor.load
 
     async def start(self) -> ModelInfo:
-        """Load the model if it is not loaded. Raises `NotFound`, `ModelError`, or `WorkerDied` where loading crashes."""
+        """Load the model if it is not. Raises `NotFound`, `ModelError`, or `WorkerDied` where loading crashes."""
         supervisor = self._supervisor
         if supervisor is None:
             supervisor = await asyncio.to_thread(self._open)

@@ -37,6 +37,7 @@ class Generation:
         self._stream = TextStream(prepared.sampling.stop)
         chat = request.task == "chat"
         self._parser = AnswerParser(tools=prepared.tools, thinking=prepared.thinking) if chat else None
+        self._ignore_end = prepared.ignore_end
         self._reasoning_tokens = 0
         self._first = self._last = 0.0
 
@@ -47,15 +48,13 @@ class Generation:
         if self.sequence.generated == 1:
             self._first = now
         self.tokens.append(token)
-        if self._vocab.is_end(token):
+        if self._vocab.is_end(token) and not self._ignore_end:
             return self._end("stop")
         text = self._stream.push(self._vocab.piece(token))
         piece = self._parse(text)
         entry = () if self._logprobs is None else (logprobs(row, token, self._logprobs, self._vocab),)
-        if self._stream.stopped:
-            return self._end("stop", piece, entry)
-        if self.sequence.exhausted:
-            return self._end("length", piece, entry)
+        if self._stream.stopped or self.sequence.exhausted:
+            return self._end("stop" if self._stream.stopped else "length", piece, entry)
         if not piece and not entry:
             return None
         return Chunk(text=piece.text, reasoning=piece.reasoning, tool_calls=piece.tool_calls, logprobs=entry)

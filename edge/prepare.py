@@ -25,6 +25,7 @@ __all__ = ["Prepared", "Preparer"]
 _HARMLESS = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"}
 )
+_HONOURED = frozenset({"ignore_eos"})
 _ANSWER = 'root ::= [^<]* "</think>" [ \\n]* answer\n'
 
 
@@ -39,6 +40,7 @@ class Prepared:
     sampling: Sampling
     tools: bool = False
     thinking: bool = False  # the prompt ends inside the model's reasoning
+    ignore_end: bool = False  # go on to `max_tokens` whatever the model says, as benchmarks must
     inputs: tuple[list[int], ...] = ()
 
 
@@ -125,6 +127,7 @@ class Preparer:
             sampling=sampling,
             tools=tools,
             thinking=thinking,
+            ignore_end=bool(request.extra.get("ignore_eos")),
         )
 
     def _sampling(self, request: Request, thinking: bool) -> Sampling:
@@ -206,7 +209,7 @@ def _check_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in extra.items():
         if name == "chat_template_kwargs" and isinstance(value, Mapping):
             options = {str(k): v for k, v in value.items() if k not in ("messages", "tools")}
-        elif not (name in _HARMLESS or value is None or (name == "n" and value == 1)):
+        elif not (name in _HARMLESS | _HONOURED or value is None or (name == "n" and value == 1)):
             raise BadRequest(
                 f"{name} is {value!r:.80}, which a local model does not honour", hint="leave it out", param=name
             )

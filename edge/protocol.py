@@ -179,7 +179,7 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {
             name: _plain(item)
-            for name, default in _defaults(type(value))
+            for name, default in _defaults(value.__class__)
             if (item := getattr(value, name)) is not default and item != default
         }
     if isinstance(value, (list, tuple)):
@@ -212,9 +212,7 @@ def _build(hint: Any, value: Any) -> Any:
     if value is None or hint is Any:
         return value
     if is_dataclass(hint):
-        kind: Any = hint
-        hints = _hints(kind)
-        return kind(**{name: _build(hints[name], item) for name, item in value.items()})
+        return _build_fields(hint, value)
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _build_union(args, value)
@@ -229,6 +227,11 @@ def _build(hint: Any, value: Any) -> Any:
     if hint is bytes:
         return value.encode("latin-1")
     return hint(value) if hint in (int, float) else value
+
+
+def _build_fields(kind: Any, value: dict[str, Any]) -> Any:
+    hints = _hints(kind)
+    return kind(**{name: _build(hints[name], item) for name, item in value.items()})
 
 
 def _build_union(args: tuple[Any, ...], value: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Each module is a benchmark: `python -m benchmarks.NAME [--json]`. Nothing imports this package."""

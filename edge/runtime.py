@@ -1,0 +1,223 @@
+"""The embeddable runtime: `AsyncRuntime`, and `Runtime` for code without an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from foreshore.backend import Answer, collect
+from foreshore.edge.backend import LocalBackend
+from foreshore.edge.options import EngineOptions, Load, ModelInfo
+from foreshore.errors import BadRequest, Unavailable
+from foreshore.types import Chunk, Message, Request, Sampling
+
+__all__ = ["AsyncRuntime", "Runtime"]
+
+T = TypeVar("T")
+_SAMPLING = frozenset(f.name for f in fields(Sampling))
+_REQUEST = frozenset({"tools", "tool_choice", "response_format", "tenant", "deadline", "extra"})
+
+
+class AsyncRuntime:
+    """One model on this machine. Options of a call are the fields of `Sampling`, and `tools`, `tool_choice`,
+    `response_format`, `tenant`, `deadline`, `extra` of `Request`; a string stands for one user message."""
+
+    def __init__(self, model: str | Path, *, options: EngineOptions | None = None) -> None:
+        self.backend = LocalBackend(model, options=options)
+
+    @property
+    def info(self) -> ModelInfo | None:
+        return self.backend.info
+
+    def load(self) -> Load:
+        return self.backend.load()
+
+    async def start(self) -> ModelInfo:
+        return await self.backend.start()
+
+    async def chat(self, messages: str | Sequence[Message], **options: Any) -> Answer:
+        return await collect(self.backend, chat_request(messages, options))
+
+    def stream_chat(self, messages: str | Sequence[Message], **options: Any) -> AsyncIterator[Chunk]:
+        return self.backend.stream(chat_request(messages, options))
+
+    async def complete(self, prompt: str | Sequence[int], **options: Any) -> Answer:
+        return await collect(self.backend, completion_request(prompt, options))
+
+    def stream_complete(self, prompt: str | Sequence[int], **options: Any) -> AsyncIterator[Chunk]:
+        return self.backend.stream(completion_request(prompt, options))
+
+    async def embed(self, inputs: str | Sequence[str], **options: Any) -> tuple[tuple[float, ...], ...]:
+        """One unit-length vector for each input."""
+        return (await collect(self.backend, embedding_request(inputs, options))).embeddings
+
+    async def close(self) -> None:
+        await self.backend.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class Runtime:
+    """The same for synchronous code, from any number of threads; an event loop runs in a thread of its own.
+
+    `KeyboardInterrupt`, or closing a stream's iterator, stops the work behind that call.
+    """
+
+    def __init__(self, model: str | Path, *, options: EngineOptions | None = None) -> None:
+        self._runtime = AsyncRuntime(model, options=options)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def backend(self) -> LocalBackend:
+        return self._runtime.backend
+
+    @property
+    def info(self) -> ModelInfo | None:
+        return self._runtime.info
+
+    def load(self) -> Load:
+        return self._runtime.load()
+
+    def start(self) -> ModelInfo:
+        return self._call(self._runtime.start())
+
+    def chat(self, messages: str | Sequence[Message], **options: Any) -> Answer:
+        return self._call(self._runtime.chat(messages, **options))
+
+    def stream_chat(self, messages: str | Sequence[Message], **options: Any) -> Iterator[Chunk]:
+        return self._iterate(chat_request(messages, options))
+
+    def complete(self, prompt: str | Sequence[int], **options: Any) -> Answer:
+        return self._call(self._runtime.complete(prompt, **options))
+
+    def stream_complete(self, prompt: str | Sequence[int], **options: Any) -> Iterator[Chunk]:
+        return self._iterate(completion_request(prompt, options))
+
+    def embed(self, inputs: str | Sequence[str], **options: Any) -> tuple[tuple[float, ...], ...]:
+        return self._call(self._runtime.embed(inputs, **options))
+
+    def close(self) -> None:
+        """Free the model; twice is harmless."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(self._runtime.close(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _iterate(self, request: Request) -> Iterator[Chunk]:
+        stream = self._runtime.backend.stream(request)
+        try:
+            while (chunk := self._call(_next(stream))) is not None:
+                yield chunk
+        finally:
+            if not self._closed:
+                self._call(_close(stream))
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._running_loop())
+        except BaseException:
+            work.close()
+            raise
+        try:
+            return future.result()
+        except BaseException:  # KeyboardInterrupt above all: the caller no longer waits
+            future.cancel()
+            raise
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._closed:
+                raise Unavailable("the runtime was closed", retryable=False)
+            if self._loop is None or self._thread is None or not self._thread.is_alive():  # first use, or after a fork
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=_serve, args=(self._loop,), name="foreshore-runtime", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+
+def chat_request(messages: str | Sequence[Message], options: Mapping[str, Any]) -> Request:
+    if isinstance(messages, str):
+        messages = ({"role": "user", "content": messages},)
+    return _request({"task": "chat", "messages": tuple(messages)}, options)
+
+
+def completion_request(prompt: str | Sequence[int], options: Mapping[str, Any]) -> Request:
+    return _request({"task": "completion", "prompt": prompt if isinstance(prompt, str) else tuple(prompt)}, options)
+
+
+def embedding_request(inputs: str | Sequence[str], options: Mapping[str, Any]) -> Request:
+    return _request({"task": "embedding", "inputs": (inputs,) if isinstance(inputs, str) else tuple(inputs)}, options)
+
+
+def _request(content: dict[str, Any], options: Mapping[str, Any]) -> Request:
+    unknown = sorted(set(options) - _SAMPLING - _REQUEST)
+    if unknown:
+        raise BadRequest(
+            f"unknown option {unknown[0]!r}", hint="one of " + ", ".join(sorted(_SAMPLING | _REQUEST)), param=unknown[0]
+        )
+    sampling = {name: value for name, value in options.items() if name in _SAMPLING}
+    if "stop" in sampling:
+        stop = sampling["stop"] or ()
+        sampling["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    rest = {name: value for name, value in options.items() if name in _REQUEST}
+    if "tools" in rest:
+        rest["tools"] = tuple(rest["tools"] or ())
+    return Request(**content, **rest, sampling=Sampling(**sampling))
+
+
+async def _next(stream: AsyncIterator[Chunk]) -> Chunk | None:
+    return await anext(stream, None)
+
+
+async def _close(stream: Any) -> None:
+    async with aclosing(stream):
+        pass
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()

@@ -1,0 +1,27 @@
+"""What all tests share: models small enough to load in a moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_model import write_decoder, write_encoder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder with random weights and a chat template."""
+    return write_decoder(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT-shaped encoder with random weights."""
+    return write_encoder(tmp_path_factory.mktemp("tiny") / "encoder.gguf")
+
+
+@pytest.fixture(scope="session")
+def starter(tiny: Path) -> Path:
+    """A chat model for tests that do not depend on what it says."""
+    return tiny

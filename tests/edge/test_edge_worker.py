@@ -1,0 +1,273 @@
+"""What the local runtime does when its worker, its clients or their requests misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from foreshore.backend import collect
+from foreshore.edge import EngineOptions, LocalBackend
+from foreshore.errors import BadRequest, DeadlineExceeded, ModelError, Overloaded, Unavailable, WorkerDied
+from foreshore.types import Chunk, Request, Sampling
+
+PATIENCE_S = 60.0
+
+
+def ask(max_tokens: int = 8, **fields: Any) -> Request:
+    """A completion that runs for exactly `max_tokens`."""
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0, **fields.pop("sampling", {}))
+    return Request(task="completion", prompt="hello", sampling=sampling, extra={"ignore_eos": True}, **fields)
+
+
+def chunks(backend: LocalBackend, request: Request) -> Any:
+    return aclosing(backend.stream(request))  # type: ignore[type-var]
+
+
+@asynccontextmanager
+async def open_backend(path: Path, **options: Any) -> AsyncIterator[LocalBackend]:
+    backend = LocalBackend(path, options=EngineOptions(**{"threads": 1, **options}))
+    try:
+        await backend.start()
+        yield backend
+    finally:
+        await backend.close()
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        await asyncio.sleep(0.005)
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(work)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGILL])
+def test_a_worker_that_dies_ends_open_streams_and_the_next_request_works(starter: Path, number: signal.Signals) -> None:
+    async def scenario() -> None:
+        async with open_backend(starter) as backend:
+            first = backend.pid
+            assert first is not None
+            with pytest.raises(WorkerDied, match=number.name) as caught:
+                async with chunks(backend, ask(900)) as stream:
+                    async for _ in stream:
+                        os.kill(first, number)
+            assert caught.value.target == "edge"
+            assert caught.value.hint
+            assert (await collect(backend, ask())).finish_reason == "length"
+            assert backend.pid != first
+
+    run(scenario())
+
+
+def test_a_frozen_worker_is_replaced(starter: Path) -> None:
+    async def scenario() -> None:
+        async with open_backend(starter, heartbeat_s=0.4) as backend:
+            first = backend.pid
+            assert first is not None
+            with pytest.raises(WorkerDied, match="stopped answering"):
+                async with chunks(backend, ask(900)) as stream:
+                    async for _ in stream:
+                        os.kill(first, signal.SIGSTOP)
+            assert (await collect(backend, ask())).finish_reason == "length"
+            assert not psutil.pid_exists(first)
+
+    run(scenario())
+
+
+def test_a_request_that_crashed_two_workers_is_not_run_again(starter: Path) -> None:
+    async def scenario() -> None:
+        async with open_backend(starter) as backend:
+            for _ in range(2):
+                with pytest.raises(WorkerDied, match="SIGSEGV"):
+                    async with chunks(backend, ask(901)) as stream:
+                        async for _ in stream:
+                            assert backend.pid is not None
+                            os.kill(backend.pid, signal.SIGSEGV)
+                await backend.start()
+            with pytest.raises(BadRequest, match="2 times"):
+                await collect(backend, ask(901))
+            assert (await collect(backend, ask(7))).finish_reason == "length"
+
+    run(scenario())
+
+
+def test_work_stops_when_the_client_leaves(starter: Path) -> None:
+    async def scenario() -> None:
+        async with open_backend(starter) as backend:
+            async with chunks(backend, ask(1000)) as stream:
+                async for _ in stream:
+                    break
+            await collect(backend, ask(1))  # its results come after the cancelled one was taken out
+            assert backend.load().running == 0
+            steps = backend.load().steps
+            assert steps < 900, "the abandoned answer ran on"
+
+    run(scenario())
+
+
+def test_fifty_requests_share_eight_slots_and_each_gets_its_own_answer(starter: Path) -> None:
+    async def scenario() -> None:
+        async with open_backend(starter) as backend:
+            lengths = [1 + i % 13 for i in range(50)]
+            answers = await asyncio.gather(*(collect(backend, ask(n)) for n in lengths))
+            alone = (await collect(backend, ask(13))).text
+            for n, answer in zip(lengths, answers, strict=True):
+                assert answer.usage is not None
+                assert answer.usage.completion_tokens == n
+                assert answer.timings is not None
+                assert answer.timings.ttft_s >= answer.timings.queue_s >= 0
+                assert alone.startswith(answer.text.rstrip("�"))
+            assert backend.load().running == 0
+
+    run(scenario())
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_back(starter: Path) -> None:
+    async def scenario() -> None:
+        async with open_backend(starter, slots=1, queue_limit=1) as backend:
+            results = await asyncio.gather(*(collect(backend, ask(300)) for _ in range(6)), return_exceptions=True)
+            refused = [r for r in results if isinstance(r, Overloaded)]
+            assert refused
+            assert all(r.retry_after is not None and r.retry_after >= 1 for r in refused)
+            assert len(refused) + sum(not isinstance(r, BaseException) for r in results) == 6
+
+    run(scenario())
+
+
+def test_a_deadline_ends_waiting_and_running_requests(starter: Path) -> None:
+    async def scenario() -> None:
+        async with open_backend(starter, slots=1) as backend:
+            with pytest.raises(DeadlineExceeded):
+                await collect(backend, ask(1000, deadline=time.monotonic() + 0.05))
+            with pytest.raises(DeadlineExceeded):
+                await collect(backend, ask(5, deadline=time.monotonic() - 1))
+            assert (await collect(backend, ask(5))).finish_reason == "length"
+
+    run(scenario())
+
+
+def test_closing_ends_open_streams_with_an_error_and_the_process(starter: Path) -> None:
+    async def scenario() -> None:
+        async with open_backend(starter) as backend:
+            process = psutil.Process(backend.pid)
+            stream = backend.stream(ask(1000))
+            await anext(stream)
+            await backend.close()
+            with pytest.raises(Unavailable, match="closed"):
+                async for _ in stream:
+                    pass
+            assert not process.is_running()
+            with pytest.raises(Unavailable):
+                await collect(backend, ask())
+
+    run(scenario())
+
+
+def test_one_backend_serves_several_event_loops(starter: Path) -> None:
+    backend = LocalBackend(starter, options=EngineOptions(threads=1))
+    first = asyncio.run(collect(backend, ask()))
+    second = asyncio.run(collect(backend, ask()))
+    assert first.text == second.text
+    asyncio.run(backend.close())
+
+
+def test_starting_is_shared(starter: Path) -> None:
+    async def scenario() -> None:
+        backend = LocalBackend(starter, options=EngineOptions(threads=1))
+        infos = await asyncio.gather(*(backend.start() for _ in range(5)))
+        assert len(set(infos)) == 1
+        assert backend.state == "ready"
+        await backend.close()
+        assert backend.state == "closed"
+
+    run(scenario())
+
+
+def test_a_fork_gets_a_worker_of_its_own(starter: Path) -> None:
+    backend = LocalBackend(starter, options=EngineOptions(threads=1))
+    before = asyncio.run(collect(backend, ask()))
+    child = os.fork()
+    if child == 0:  # pragma: no cover - the other process
+        answered = False
+        try:
+            answered = asyncio.run(collect(backend, ask())).text == before.text
+            asyncio.run(backend.close())
+        finally:
+            os._exit(0 if answered else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert asyncio.run(collect(backend, ask())).text == before.text
+    asyncio.run(backend.close())
+
+
+def test_a_slow_consumer_gets_larger_chunks_not_a_longer_queue(starter: Path) -> None:
+    async def scenario() -> None:
+        async with open_backend(starter) as backend:
+            whole = await collect(backend, ask(600))
+            stream = backend.stream(ask(600))
+            received: list[Chunk] = [await anext(stream)]
+            await until(lambda: backend.load().running == 0, "the answer is complete")
+            received += [chunk async for chunk in stream]
+            assert "".join(c.text for c in received) == whole.text
+            assert len(received) < 100
+
+    run(scenario())
+
+
+def test_a_broken_model_file_is_refused_before_the_native_loader_sees_it(starter: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(starter.read_bytes()[:5000])
+
+    async def scenario() -> None:
+        backend = LocalBackend(broken)
+        with pytest.raises(ModelError, match=r"broken\.gguf"):
+            await backend.start()
+        await backend.close()
+
+    run(scenario())
+
+
+def test_no_worker_outlives_its_parent(starter: Path, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys, time\n"
+        "from foreshore.edge import Runtime\n"
+        "if __name__ == '__main__':\n"
+        "    runtime = Runtime(sys.argv[1])\n"
+        "    runtime.start()\n"
+        "    print(runtime.backend.pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+
+    async def scenario() -> None:
+        import sys
+
+        parent = await asyncio.create_subprocess_exec(
+            sys.executable, str(script), str(starter), stdout=asyncio.subprocess.PIPE
+        )
+        assert parent.stdout is not None
+        worker = psutil.Process(int(await parent.stdout.readline()))
+        parent.kill()
+        await parent.wait()
+        await until(lambda: not _lives(worker), "the worker has ended")
+
+    run(scenario())
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
