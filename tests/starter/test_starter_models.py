@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 
 import pytest
 
@@ -28,8 +29,8 @@ def test_an_unknown_starter_is_refused() -> None:
 
 def _mean(name: str, kind: str) -> float:
     tasks = json.loads((folder(name) / "evaluation.json").read_text())["tasks"]
-    shares = [tasks[f"{t}-{n}"]["correct"] / tasks[f"{t}-{n}"]["count"] for t, n in KINDS if difficulty(t, n) == kind]
-    return sum(shares) / len(shares)
+    found = [tasks[f"{t}-{n}"] for t, n in KINDS if difficulty(t, n) == kind]
+    return statistics.mean(one["correct"] / one["count"] for one in found)
 
 
 def test_the_cards_say_what_routing_needs() -> None:
