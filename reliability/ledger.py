@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import sqlite3
@@ -14,7 +15,7 @@ from typing import Any
 
 from foreshore.errors import SetupError
 from foreshore.reliability.event import Event
-from foreshore.reliability.schema import COLUMNS, migrate, row
+from foreshore.reliability.schema import COLUMNS, JSON_COLUMNS, migrate, row
 
 __all__ = ["Ledger", "read_events"]
 
@@ -107,11 +108,11 @@ class Ledger:
 
 
 def read_events(file: Path) -> Iterator[dict[str, Any]]:
-    """Every event as a dict of its columns, oldest first. The file is not changed."""
+    """Every event as a dict of its columns, oldest first, JSON columns as values. The file is not changed."""
     with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
         database.row_factory = sqlite3.Row
         for found in database.execute("SELECT * FROM event ORDER BY id"):
-            yield dict(found)
+            yield {k: json.loads(v) if k in JSON_COLUMNS else v for k, v in dict(found).items()}
 
 
 def _create(file: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from foreshore.errors import SetupError
 from foreshore.reliability.event import Event
 
-__all__ = ["COLUMNS", "VERSION", "migrate", "row"]
+__all__ = ["COLUMNS", "JSON_COLUMNS", "VERSION", "migrate", "row"]
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -55,7 +55,7 @@ COLUMNS = (
     "attempts prompt_tokens completion_tokens cached_tokens reasoning_tokens queue_s prefill_s decode_s tpot_s ttft_s "
     "total_s decision_s cost"
 ).split()
-_JSON = frozenset({"facts", "targets", "estimates", "attempts"})
+JSON_COLUMNS = frozenset({"facts", "targets", "estimates", "attempts"})
 _USAGE = frozenset({"prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"})
 _TIMINGS = frozenset({"queue_s", "prefill_s", "decode_s", "tpot_s"})
 
@@ -84,4 +84,4 @@ def _value(event: Event, column: str) -> Any:
     if column in _TIMINGS:
         return getattr(event.timings, column, None)
     value = getattr(event, column)
-    return json.dumps(value, separators=(",", ":"), default=dict) if column in _JSON else value
+    return json.dumps(value, separators=(",", ":"), default=dict) if column in JSON_COLUMNS else value

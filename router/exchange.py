@@ -13,7 +13,7 @@ from foreshore.router.decide import Decision
 from foreshore.router.disconnect import ClientGone
 from foreshore.router.facts import RequestFacts
 from foreshore.router.fallback import Fallback
-from foreshore.types import Chunk, Request, TerminalState, Timings, Usage, new_id
+from foreshore.types import Chunk, Request, TerminalState, Timings, Usage
 
 __all__ = ["Exchange", "terminal_state"]
 
@@ -31,12 +31,13 @@ class Exchange:
         decision: Decision,
         strategy: Fallback,
         *,
+        decision_id: str,
         arrived: float,
         policy: str,
         prices: dict[str, Price],
         record: Record,
     ) -> None:
-        self.id = new_id("dec")
+        self.id = decision_id
         self.request, self.facts, self.decision = request, facts, decision
         self._strategy, self._arrived, self._policy, self._prices = strategy, arrived, policy, prices
         self._record: Record | None = record  # None once the event is recorded

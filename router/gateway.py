@@ -30,7 +30,7 @@ from foreshore.router.label import Caller
 from foreshore.router.openai_api import Body, ChatBody, CompletionBody, EmbeddingBody, parse
 from foreshore.router.router import Router
 from foreshore.telemetry import logger
-from foreshore.types import Chunk, Request
+from foreshore.types import Chunk, Request, new_id
 
 __all__ = ["create_app"]
 
@@ -91,18 +91,19 @@ class Gateway:
             except ForeshoreError:
                 raise
             except Exception as error:
-                return JSONResponse(_defect(error).to_openai(), status_code=500)
+                return await _on_error(http, _defect(error))
 
         return handle
 
     async def answer(self, http: HTTPRequest, kind: type[Body]) -> Response:
         arrived = time.monotonic()
+        decision_id = http.state.decision = new_id("dec")
         try:
             caller, body, request = await self._read(http, kind, arrived)
         except BaseException as error:
-            self.router.refuse(error, RequestFacts(task=kind.task), arrived=arrived)
+            self.router.refuse(error, RequestFacts(task=kind.task), arrived=arrived, decision_id=decision_id)
             raise
-        exchange = await self.router.open(request, caller, arrived=arrived)
+        exchange = await self.router.open(request, caller, arrived=arrived, decision_id=decision_id)
         try:
             if body.streams:
                 return await self._begin(http, exchange, body)
@@ -263,6 +264,8 @@ def _defect(error: Exception) -> ForeshoreError:
 async def _on_error(http: HTTPRequest, error: Exception) -> Response:
     assert isinstance(error, ForeshoreError)
     headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    if (decision := getattr(http.state, "decision", None)) is not None:
+        headers["x-foreshore-decision"] = decision
     if (wait := getattr(error, "retry_after", None)) is not None:
         headers["retry-after"] = str(max(1, math.ceil(wait)))
     return JSONResponse(error.to_openai(), status_code=error.status, headers=headers)

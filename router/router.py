@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from foreshore.backend import Backend
 from foreshore.config import Config, Privacy
-from foreshore.errors import DeadlineExceeded, RoutingError
+from foreshore.errors import DeadlineExceeded, ForeshoreError, RoutingError
 from foreshore.reliability.event import Event
 from foreshore.reliability.ledger import Ledger
 from foreshore.router.constrain import Clearing, constrain, refusal
@@ -89,9 +89,12 @@ class Router:
             async for chunk in chunks:
                 yield chunk
 
-    async def open(self, request: Request, caller: Caller, *, arrived: float | None = None) -> Exchange:
+    async def open(
+        self, request: Request, caller: Caller, *, arrived: float | None = None, decision_id: str = ""
+    ) -> Exchange:
         """Decide on `request`. A refusal is recorded, then raised."""
         arrived = time.monotonic() if arrived is None else arrived
+        decision_id = decision_id or new_id("dec")
         loaded = self.loaded
         facts = RequestFacts(task=request.task, tenant=caller.tenant, stream=caller.stream)
         try:
@@ -100,15 +103,28 @@ class Router:
             targets = [target.facts().predicted(facts) for target in loaded.targets.values()]
             clearing, decision = judge(request, facts, targets, loaded.config, loaded.policy)
         except BaseException as error:
-            self.refuse(error, facts, arrived=arrived)
+            self.refuse(error, facts, arrived=arrived, decision_id=decision_id)
             raise
-        return self._exchange(clearing.request, facts, decision, loaded, arrived)
+        strategy = Fallback([loaded.targets[name] for name in decision.targets], attempts=loaded.config.limits.attempts)
+        self.metrics.decision.observe(time.monotonic() - arrived)
+        self.metrics.running.inc()
+        return Exchange(
+            clearing.request,
+            facts,
+            decision,
+            strategy,
+            decision_id=decision_id,
+            arrived=arrived,
+            policy=loaded.digest,
+            prices={name: target.spec.price for name, target in loaded.targets.items()},
+            record=self._end,
+        )
 
-    def refuse(self, error: BaseException, facts: RequestFacts, *, arrived: float) -> str:
-        """Record a request that was never decided on; its event's id."""
+    def refuse(self, error: BaseException, facts: RequestFacts, *, arrived: float, decision_id: str) -> None:
+        """Record a request that no target was asked."""
         now = time.monotonic()
         event = Event(
-            decision_id=new_id("dec"),
+            decision_id=decision_id,
             terminal_state=terminal_state(error, committed=False),
             error_code=code_of(error),
             task=facts.task,
@@ -120,7 +136,6 @@ class Router:
             total_s=now - arrived,
         )
         self._record(event)
-        return event.decision_id
 
     async def reload(self, config: Config) -> None:
         """Swap to `config`, or raise and keep the old. Unchanged targets stay; replaced ones end their streams."""
@@ -140,6 +155,11 @@ class Router:
                 self._retired.add(task)
                 task.add_done_callback(self._retired.discard)
 
+    def refuse_config(self, error: ForeshoreError) -> None:
+        """Remember, for /readyz and the metrics, that the newest config could not be taken up."""
+        self.config_error = error.message
+        self.metrics.config_errors.inc()
+
     def _load(self, config: Config, running: Mapping[str, Target]) -> Loaded:
         def target(name: str) -> Target:
             old, spec = running.get(name), config.targets[name]
@@ -152,24 +172,6 @@ class Router:
             targets={name: target(name) for name in config.targets},
             digest=hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16],
         )
-
-    def _exchange(
-        self, request: Request, facts: RequestFacts, decision: Decision, loaded: Loaded, arrived: float
-    ) -> Exchange:
-        ordered = [loaded.targets[name] for name in decision.targets]
-        self.metrics.running.inc()
-        exchange = Exchange(
-            request,
-            facts,
-            decision,
-            Fallback(ordered, attempts=loaded.config.limits.attempts),
-            arrived=arrived,
-            policy=loaded.digest,
-            prices={name: t.spec.price for name, t in loaded.targets.items()},
-            record=self._end,
-        )
-        self.metrics.decision.observe(time.monotonic() - arrived)
-        return exchange
 
     def _end(self, event: Event) -> None:
         self.metrics.running.dec()

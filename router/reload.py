@@ -1,0 +1,59 @@
+"""Takes a changed config file up while the gateway runs; one that is wrong is reported, and the last good one stays."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from foreshore.config import Config, load_config
+from foreshore.errors import ForeshoreError
+from foreshore.router.router import Router
+from foreshore.telemetry import logger
+
+__all__ = ["Watcher"]
+
+EVERY_S = 1.0
+
+
+class Watcher:
+    """Looks at `path` every `every` seconds, and whenever `check` is called (SIGHUP)."""
+
+    def __init__(self, router: Router, path: Path, *, every: float = EVERY_S) -> None:
+        self._router, self._path, self._every = router, path, every
+        self._seen = _stamp(path)
+        self._lock = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(self._every)
+            await self.check()
+
+    async def check(self, *, force: bool = False) -> None:
+        """Reload if the file changed, or anyway."""
+        async with self._lock:
+            stamp = await asyncio.to_thread(_stamp, self._path)
+            if stamp == self._seen and not force:
+                return
+            self._seen = stamp
+            try:
+                config = await asyncio.to_thread(load_config, self._path)
+                await self._router.reload(self._here(config))
+            except ForeshoreError as error:
+                self._router.refuse_config(error)
+                logger.error("config refused, the last good one stays: %s", error.message)
+            else:
+                logger.warning("config reloaded from %s", self._path)
+
+    def _here(self, config: Config) -> Config:
+        """`config` on the address we already listen on; it changes at a restart only."""
+        return config.model_copy(update={"listen": self._router.loaded.config.listen})
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced; None while there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

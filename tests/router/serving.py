@@ -1,0 +1,86 @@
+"""A real gateway on a real socket, in a thread of its own, over the fakes a test gives it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import uvicorn
+
+from foreshore.backend import Backend
+from foreshore.config import Config, parse_config
+from foreshore.router.gateway import create_app
+from foreshore.router.router import Router
+
+PATIENCE_S = 30.0
+TWO_TARGETS = """
+targets:
+  edge: {kind: local, model: "tiny:q8_0"}
+  cloud: {kind: openai, model: big, base_url: "http://127.0.0.1:9/v1", price: {input: 1.0, output: 2.0}}
+"""
+
+
+def config_of(text: str, ledger: Path) -> Config:
+    """The config in `text`, its ledger in the test's own folder."""
+    found = parse_config(text)
+    return found.model_copy(update={"ledger": found.ledger.model_copy(update={"path": ledger})})
+
+
+class Served:
+    """`url`, the `router` behind it, and clients that are closed with it."""
+
+    def __init__(self, url: str, router: Router, loop: asyncio.AbstractEventLoop) -> None:
+        self.url, self.router, self.loop = url, router, loop
+        self.http = httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE_S)
+
+    def openai(self, key: str = "unused") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+
+    def chat(self, text: str = "hi", *, headers: Mapping[str, str] | None = None, **body: Any) -> httpx.Response:
+        messages = [{"role": "user", "content": text}]
+        return self.http.post(
+            "/v1/chat/completions", json={"model": "auto", "messages": messages, **body}, headers=headers
+        )
+
+    def call(self, work: Any) -> Any:
+        """The result of a coroutine, run where the gateway runs."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE_S)
+
+
+@contextmanager
+def serving(config: Config, backends: Mapping[str, Backend]) -> Iterator[Served]:
+    """Listens inside the context; everything has ended when it is left."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    router = Router(config, backends=backends)
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(config, router=router), lifespan="off", log_level="error", access_log=False)
+    )
+    started: list[asyncio.AbstractEventLoop] = []
+    running = threading.Event()
+
+    async def run() -> None:
+        started.append(asyncio.get_running_loop())
+        await router.start()
+        running.set()
+        await server.serve(sockets=[listener])
+        await router.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    assert running.wait(PATIENCE_S)
+    served = Served(f"http://127.0.0.1:{listener.getsockname()[1]}", router, started[0])
+    try:
+        yield served
+    finally:
+        served.http.close()
+        server.should_exit = True
+        thread.join(PATIENCE_S)
+        listener.close()
+        assert not thread.is_alive()
