@@ -28,7 +28,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def source_files() -> set[str]:
     """Every module and shipped data file, by its place in the wheel."""
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     names = set()
     for name in filter(None, tracked.stdout.split("\0")):
         top, _, rest = name.partition("/")
