@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from foreshore.errors import ForeshoreError, NotFound, RoutingError
+from foreshore.errors import NotFound
+from foreshore.router.constrain import Clearing, refusal
 from foreshore.router.facts import RequestFacts, TargetFacts, answer_tokens
 from foreshore.router.policy import Match, Policy
 
@@ -20,7 +21,7 @@ class State:
 
     policy: Policy
     targets: Sequence[TargetFacts]
-    allowed: frozenset[str]
+    clearing: Clearing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,36 +36,33 @@ class Decision:
 
 
 def decide(facts: RequestFacts, state: State) -> Decision:
-    """Raises `NotFound` for a model nobody serves and `RoutingError` where no target is left."""
+    """Raises `NotFound` for a model nobody serves; `RoutingError` or `BadRequest` where no target is left."""
     known = {t.name: t for t in state.targets}
     reasons: list[str] = []
-    for match in candidates(facts, state):
+    matches = _candidates(facts, state)
+    for match in matches:
         if match.why_not:
             reasons.append(f"rule {match.name!r} skipped: its condition {match.why_not}")
             continue
-        cleared = [known[name] for name in match.targets if name in state.allowed]
+        cleared = [known[name] for name in match.targets if name in state.clearing.allowed]
         if cleared:
             order = _order(facts, cleared, reasons)
-            estimates = {t.name: t for t in state.targets}
-            return Decision(targets=order, rule=match.name, estimates=estimates, reasons=tuple(reasons))
+            return Decision(targets=order, rule=match.name, estimates=known, reasons=tuple(reasons))
         reasons.append(f"{match.name!r} passed over: none of its targets may see this request")
-    raise RoutingError("no target that a rule names may answer this request", reasons={"": "; ".join(reasons)})
+    named = {name for match in matches for name in match.targets}
+    raise refusal([e for e in state.clearing.excluded if e.target in named])
 
 
-def candidates(facts: RequestFacts, state: State) -> list[Match]:
+def _candidates(facts: RequestFacts, state: State) -> list[Match]:
     """The target the caller pinned by name or model, else every rule that holds, else the default."""
     if facts.model in AUTO:
         return state.policy.matches(facts)
     pinned = [t.name for t in state.targets if t.name == facts.model]
     pinned = pinned or [t.name for t in state.targets if t.model == facts.model]
     if not pinned:
-        raise unknown_model(facts.model, [t.name for t in state.targets])
+        hint = f"use 'auto' or one of: {', '.join(t.name for t in state.targets)}"
+        raise NotFound(f"there is no model {facts.model[:100]!r}", hint=hint, param="model")
     return [Match(name="pinned", targets=tuple(pinned))]
-
-
-def unknown_model(model: str, known: Sequence[str]) -> ForeshoreError:
-    hint = f"use 'auto' or one of: {', '.join(known)}"
-    return NotFound(f"there is no model {model[:100]!r}", hint=hint, param="model")
 
 
 def _order(facts: RequestFacts, targets: Sequence[TargetFacts], reasons: list[str]) -> tuple[str, ...]:

@@ -123,7 +123,7 @@ class Gateway:
         body = parse(kind, document)
         request = body.request(document)
         timeout = _timeout(http.headers.get("x-foreshore-timeout"), limits.timeout)
-        caller = Caller(tenant=tenant.name, private=tenant.private, headers=dict(http.headers), stream=body.streams)
+        caller = Caller(tenant=tenant.name, headers=dict(http.headers), stream=body.streams)
         request = replace(request, tenant=tenant.name, deadline=arrived + timeout)
         return caller, body, request
 

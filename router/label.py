@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from foreshore.config import Privacy
+from foreshore.config import Config
 from foreshore.errors import BadRequest
 from foreshore.router.content import last_user_text, text_of, unscannable
 from foreshore.router.facts import RequestFacts
@@ -25,15 +25,14 @@ class Caller:
     """Who asks and how: what the request itself does not say. Header names in lower case."""
 
     tenant: str = "default"
-    private: bool = False  # the tenant's setting
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: bool = False
 
 
-def label(request: Request, caller: Caller, privacy: Privacy) -> RequestFacts:
+def label(request: Request, caller: Caller, config: Config) -> RequestFacts:
     """Facts for rules. A detector can only make a request private, never public again."""
     text = text_of(request)
-    labels = _labels(request, caller, privacy, text)
+    labels = _labels(request, caller, config, text)
     return RequestFacts(
         task=request.task,
         model=request.model,
@@ -58,11 +57,11 @@ def estimate_tokens(text: str) -> int:
     return (ascii_count + 3) // 4 + len(text) - ascii_count
 
 
-def _labels(request: Request, caller: Caller, privacy: Privacy, text: str) -> tuple[str, ...]:
-    found: list[str] = []
+def _labels(request: Request, caller: Caller, config: Config, text: str) -> tuple[str, ...]:
+    privacy, found = config.privacy, list[str]()
     if _asks_for_privacy(caller.headers.get(privacy.header), privacy.header):
         found.append("header")
-    if caller.private:
+    if any(tenant.private for tenant in config.tenants if tenant.name == caller.tenant):
         found.append("tenant")
     if privacy.unscannable == "private" and unscannable(request):
         found.append("unscannable")

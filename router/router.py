@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from foreshore.backend import Backend
-from foreshore.config import Config, Privacy
-from foreshore.errors import DeadlineExceeded, ForeshoreError, RoutingError
+from foreshore.config import Config
+from foreshore.errors import DeadlineExceeded, ForeshoreError
 from foreshore.reliability.event import Event
 from foreshore.reliability.ledger import Ledger
-from foreshore.router.constrain import Clearing, constrain, refusal
-from foreshore.router.decide import Decision, State, candidates, decide
+from foreshore.router.constrain import constrain
+from foreshore.router.decide import Decision, State, decide
 from foreshore.router.exchange import Exchange, code_of, terminal_state
 from foreshore.router.factory import build
-from foreshore.router.facts import RequestFacts, TargetFacts
+from foreshore.router.facts import RequestFacts
 from foreshore.router.fallback import Fallback
 from foreshore.router.label import Caller, label
 from foreshore.router.policy import Policy
@@ -27,7 +27,7 @@ from foreshore.router.tenants import Tenants
 from foreshore.telemetry import Metrics, logger
 from foreshore.types import Chunk, Request, new_id
 
-__all__ = ["Router", "judge"]
+__all__ = ["Router"]
 
 LARGE = 20_000  # characters of content: a few milliseconds of reading
 
@@ -42,18 +42,9 @@ class Loaded:
     targets: Mapping[str, Target]
     digest: str
 
-
-def judge(
-    request: Request, facts: RequestFacts, targets: Sequence[TargetFacts], config: Config, policy: Policy
-) -> tuple[Clearing, Decision]:
-    """Constrain, then decide. Raises what the caller is told where no target is left."""
-    clearing = constrain(request, facts, targets, config.targets, policy)
-    state = State(policy=policy, targets=targets, allowed=clearing.allowed)
-    try:
-        return clearing, decide(facts, state)
-    except RoutingError as error:
-        among = list(dict.fromkeys(name for match in candidates(facts, state) for name in match.targets))
-        raise refusal(clearing, among=among, specs=config.targets) from error
+    def strategy(self, decision: Decision) -> Fallback:
+        """How the decided targets are asked: for now always one after the other."""
+        return Fallback([self.targets[name] for name in decision.targets], attempts=self.config.limits.attempts)
 
 
 class Router:
@@ -99,13 +90,14 @@ class Router:
         facts = RequestFacts(task=request.task, tenant=caller.tenant, stream=caller.stream)
         try:
             request = _with_deadline(request, arrived + loaded.config.limits.timeout)
-            facts = await _label(request, caller, loaded.config.privacy)
+            facts = await _label(request, caller, loaded.config)
             targets = [target.facts().predicted(facts) for target in loaded.targets.values()]
-            clearing, decision = judge(request, facts, targets, loaded.config, loaded.policy)
+            clearing = constrain(request, facts, targets, loaded.config.targets, loaded.policy)
+            decision = decide(facts, State(policy=loaded.policy, targets=targets, clearing=clearing))
+            strategy = loaded.strategy(decision)
         except BaseException as error:
             self.refuse(error, facts, arrived=arrived, decision_id=decision_id)
             raise
-        strategy = Fallback([loaded.targets[name] for name in decision.targets], attempts=loaded.config.limits.attempts)
         self.metrics.decision.observe(time.monotonic() - arrived)
         self.metrics.running.inc()
         return Exchange(
@@ -198,13 +190,13 @@ async def _start(targets: Iterable[Target]) -> None:
     await asyncio.gather(*(target.start() for target in targets))
 
 
-async def _label(request: Request, caller: Caller, privacy: Privacy) -> RequestFacts:
+async def _label(request: Request, caller: Caller, config: Config) -> RequestFacts:
     """In a thread where reading the content would hold other requests up."""
     size = sum(len(str(m.get("content") or "")) for m in request.messages)
     size += sum(map(len, request.inputs)) + len(request.prompt)
     if size < LARGE:
-        return label(request, caller, privacy)
-    return await asyncio.to_thread(label, request, caller, privacy)
+        return label(request, caller, config)
+    return await asyncio.to_thread(label, request, caller, config)
 
 
 def _with_deadline(request: Request, latest: float) -> Request:

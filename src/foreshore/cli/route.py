@@ -77,9 +77,9 @@ def _explain(
     config: Config, text: str, *, model: str, private: bool, tenant: str, max_tokens: int | None
 ) -> dict[str, Any]:
     from foreshore.router.constrain import constrain
+    from foreshore.router.decide import State, decide
     from foreshore.router.label import Caller, label
     from foreshore.router.policy import Policy
-    from foreshore.router.router import judge
     from foreshore.router.target import describe
     from foreshore.types import Request, Sampling
 
@@ -89,12 +89,11 @@ def _explain(
         sampling=Sampling(max_tokens=max_tokens),
         tenant=tenant,
     )
-    known = next((t for t in config.tenants if t.name == tenant), None)
-    if known is None and config.tenants and tenant != "default":
-        raise NotFound(f"there is no tenant {tenant!r}", hint=f"known are {', '.join(t.name for t in config.tenants)}")
+    known = [t.name for t in config.tenants]
+    if tenant not in (*known, "default"):
+        raise NotFound(f"there is no tenant {tenant!r}", hint=f"known are {', '.join(known) or 'none'}")
     headers = {config.privacy.header: "private"} if private else {}
-    caller = Caller(tenant=tenant, private=known is not None and known.private, headers=headers)
-    facts = label(request, caller, config.privacy)
+    facts = label(request, Caller(tenant=tenant, headers=headers), config)
     targets = [describe(name, spec).predicted(facts) for name, spec in config.targets.items()]
     policy = Policy(config)
     clearing = constrain(request, facts, targets, config.targets, policy)
@@ -105,7 +104,7 @@ def _explain(
         "error": None,
     }
     try:
-        _, decision = judge(request, facts, targets, config, policy)
+        decision = decide(facts, State(policy=policy, targets=targets, clearing=clearing))
     except ForeshoreError as error:
         report["error"] = {**error.to_openai()["error"], "status": error.status, "exit_code": error.exit_code}
     else:
