@@ -16,7 +16,9 @@ from foreshore.errors import ForeshoreError
 
 __all__ = ["err", "exit_on_error", "out", "print_json"]
 
-out = Console(soft_wrap=True, highlight=False)
+PIPED_WIDTH = 120  # of a table that goes to a file or a pipe
+
+out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it

@@ -20,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from foreshore.cli.console import err, exit_on_error, out, print_json
-from foreshore.cli.demo_requests import Row, asks, send
+from foreshore.cli.demo_requests import Row, asks, send, tokens_per_s
 from foreshore.cli.gateway_process import GatewayProcess
 from foreshore.home import home
 from foreshore.reliability.ledger import read_events
@@ -56,10 +56,12 @@ def demo(as_json: Annotated[bool, typer.Option("--json", help="Print what happen
 
 
 def _build() -> None:
-    from foreshore.cli.quantize import build_with_bars
+    from foreshore.cli.quantize import reporting
+    from foreshore.quantize import build
 
-    for source, types in VARIANTS.items():
-        build_with_bars(source, types)
+    with reporting() as report:
+        for source, types in VARIANTS.items():
+            build(source, types, progress=report)
 
 
 @contextmanager
@@ -104,27 +106,26 @@ def _private_sent(folder: Path, began: float) -> int:
 
 
 def _summary(rows: Sequence[Row], private_sent: int) -> dict[str, Any]:
-    answered = {
-        target: [row for row in rows if row.target == target and row.status == httpx.codes.OK] for target in TARGETS
-    }
+    answered = [row for row in rows if row.status == httpx.codes.OK]
     return {
-        "requests": [asdict(row) for row in rows],
-        "targets": {target: _figures(found) for target, found in answered.items()},
+        "requests": [{**asdict(row), "tokens_per_s": _rounded(row.tokens_per_s)} for row in rows],
+        "targets": {target: _figures([row for row in answered if row.target == target]) for target in TARGETS},
         "refused": sum(row.status == FORBIDDEN for row in rows),
         "private_sent_to_cloud": private_sent,
     }
 
 
 def _figures(rows: Sequence[Row]) -> dict[str, Any]:
-    def median(values: list[float]) -> float | None:
-        return round(statistics.median(values), 1) if values else None
-
     return {
         "count": len(rows),
         "correct": sum(row.correct for row in rows),
-        "ttft_ms_p50": median([row.ttft_ms for row in rows]),
-        "tokens_per_s": median([row.tokens_per_s for row in rows if row.tokens_per_s]),
+        "ttft_ms_p50": _rounded(statistics.median(row.ttft_ms for row in rows) if rows else None),
+        "tokens_per_s": _rounded(tokens_per_s(rows)),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
 
 
 def _show(rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:
@@ -133,7 +134,7 @@ def _show(rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:
         table.add_row(*_cells(row))
     out.print(table)
     out.print()
-    totals = Table("target", "requests", "correct", "TTFT ms p50", "tok/s p50", box=None)
+    totals = Table("target", "requests", "correct", "TTFT ms p50", "tok/s", box=None)
     for target, figures in summary["targets"].items():
         totals.add_row(target, *(str(figures[k]) for k in ("count", "correct", "ttft_ms_p50", "tokens_per_s")))
     out.print(totals)
@@ -149,7 +150,8 @@ def _cells(row: Row) -> list[str]:
     if row.error:
         verdict = "[yellow]refused[/]" if row.status == FORBIDDEN else "[red]failed[/]"
         return [name, private, row.target or "-", row.rule or "-", "", "", "", escape(_short(row.error)), verdict]
-    measured = [f"{row.ttft_ms:.0f}", f"{row.tokens_per_s:.0f}" if row.tokens_per_s else "-", str(row.tokens)]
+    rate = row.tokens_per_s
+    measured = [f"{row.ttft_ms:.0f}", "-" if rate is None else f"{rate:.0f}", str(row.tokens)]
     mark = "[green]yes[/]" if row.correct else "[red]no[/]"
     return [name, private, row.target, row.rule, *measured, escape(_short(row.answer)), mark]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import httpx
 
 from foreshore.starter.tasks import HELD_OUT, Example, correct, example
 
-__all__ = ["Ask", "Row", "asks", "send"]
+__all__ = ["Ask", "Row", "asks", "send", "tokens_per_s"]
 
 EASY = (
     *("greeting-1", "intent-1", "intent-2", "sentiment-1", "sentiment-2", "json-1", "json-2", "reverse-1"),
@@ -35,7 +35,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What happened to one request. Times in seconds at the client, over HTTP."""
+    """What happened to one request. TTFT as the client saw it over HTTP; decode time as the gateway measured it."""
 
     task: str
     private: bool
@@ -46,8 +46,18 @@ class Row:
     correct: bool = False
     tokens: int = 0
     ttft_ms: float = 0.0
-    tokens_per_s: float = 0.0
+    decode_ms: float = 0.0  # first token to last
     error: str = ""
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        return tokens_per_s([self])
+
+
+def tokens_per_s(rows: Sequence[Row]) -> float | None:
+    """Decoded tokens per second over `rows`, each answer's first token left out; None where there were no others."""
+    spent = sum(row.decode_ms for row in rows if row.tokens > 1)
+    return sum(row.tokens - 1 for row in rows if row.tokens > 1) * 1e3 / spent if spent else None
 
 
 def asks() -> Iterator[Ask]:
@@ -98,32 +108,30 @@ def send(client: httpx.Client, ask: Ask) -> Row:
 
 def _read(row: Row, wanted: Example, lines: Iterator[str], sent: float) -> Row:
     text, name, arguments = "", "", ""
-    first = last = sent
-    usage: Mapping[str, int] = {}
+    ttft = 0.0
+    last: dict[str, Any] = {}
     for line in lines:
         if not line.startswith("data: {"):
             continue
         event = json.loads(line.removeprefix("data: "))
         if "error" in event:
             return replace(row, error=event["error"]["message"])
-        usage = event.get("usage") or usage
+        last |= {key: event[key] for key in ("usage", "timings") if event.get(key)}
         delta = event["choices"][0]["delta"] if event["choices"] else {}
         call = (delta.get("tool_calls") or [{}])[0].get("function", {})
         text += delta.get("content") or ""
         name += call.get("name") or ""
         arguments += call.get("arguments") or ""
         if delta.get("content") or delta.get("reasoning_content") or call:
-            last = time.monotonic()
-            first = last if first == sent else first
-    tokens = usage.get("completion_tokens", 0)
+            ttft = ttft or time.monotonic() - sent
     call_made = {"name": name, "arguments": _json(arguments)} if name else None
     return replace(
         row,
         answer=text or f"{name}({arguments})",
         correct=correct(wanted, text, call_made),
-        tokens=tokens,
-        ttft_ms=(first - sent) * 1e3,
-        tokens_per_s=(tokens - 1) / (last - first) if last > first else 0.0,
+        tokens=last["usage"]["completion_tokens"],
+        ttft_ms=round(ttft * 1e3, 1),
+        decode_ms=round(last["timings"]["decode_ms"], 2),
     )
 
 
