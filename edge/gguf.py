@@ -27,6 +27,7 @@ MAX_TENSORS = 1 << 17
 MAX_KEYS = 1 << 16
 MAX_NAME = 63  # bytes, GGML_MAX_NAME less its terminator
 MAX_DIMS = 4
+MAX_STRINGS = 1 << 22  # in one array; the largest vocabularies have 262k words and 515k merges
 KEPT_ITEMS = 256  # longer arrays (vocabularies) are checked and counted, not kept
 READ_AHEAD = 1 << 20
 
@@ -322,8 +323,8 @@ class _Reader:
         if kind != _STRING and kind not in _SCALARS:
             raise self.fail(f"the items of {key!r} have the unknown type {kind}")
         size = 8 if kind == _STRING else struct.calcsize(_SCALARS[kind])
-        if length * size > self.size - self.at:
-            raise self.fail(f"{key!r} claims {length} items, more than the file can hold")
+        if length * size > self.size - self.at or (kind == _STRING and length > MAX_STRINGS):
+            raise self.fail(f"{key!r} claims {length} items, more than a file of {self.size} bytes holds")
         return self.strings(key, length) if kind == _STRING else self.numbers(key, kind, length, size)
 
     def numbers(self, key: str, kind: int, length: int, size: int) -> Any:

@@ -33,6 +33,7 @@ __all__ = [
     "Submit",
     "decode",
     "encode",
+    "request_of",
     "unframe",
 ]
 
@@ -156,6 +157,15 @@ def decode(body: bytes) -> Message:
         return message
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UpstreamError(f"a message between the worker and its parent is damaged: {body[:80]!r}") from error
+
+
+def request_of(body: bytes) -> str | None:
+    """The id of the request in a frame that `decode` could not read, if it holds one."""
+    try:
+        found = json.loads(body)["request"]["id"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def unframe(buffer: bytearray) -> Iterator[bytes]:

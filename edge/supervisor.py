@@ -87,7 +87,7 @@ class Supervisor:
 
     def submit(self, request: Request, arrived: float) -> Subscription:
         """Send `request` to the worker. Raises `BadRequest` for one in quarantine, `Unavailable` without a worker."""
-        key = digest(request) + repr(request.sampling)
+        key = _key(request)
         if self._deaths.get(key, 0) >= DEATHS_TO_QUARANTINE:
             raise BadRequest(
                 f"this request was running when the worker crashed {self._deaths[key]} times; it is not tried again",
@@ -103,7 +103,7 @@ class Supervisor:
             try:
                 child.send(Submit(request=replace(request, id=number, clearance=None), arrived=arrived))
             except (TypeError, ValueError, RecursionError) as error:
-                raise BadRequest(f"the request cannot be written as JSON: {error}") from error
+                raise _not_json(error) from error
             self._streams[number] = stream
         return stream
 
@@ -175,11 +175,15 @@ class Supervisor:
                 if child.log_stream in events and not child.read_log():
                     selector.unregister(child.log_stream)
                 if child.socket in events:
-                    messages = child.receive()
-                    if messages is None:
-                        return refused
+                    try:
+                        messages = child.receive()
+                        if messages is None:
+                            return refused
+                        refused = self._take(messages) or refused
+                    except ForeshoreError as error:  # not our protocol: that process is not to be trusted further
+                        child.kill()
+                        return error
                     heard, booted = now, True
-                    refused = self._take(messages) or refused
                 # A pause of our own (SIGSTOP, a sleeping laptop) says nothing about the worker.
                 heard = now if now - last_turn > 2 * beat + 1 else heard
                 last_turn = now
@@ -280,6 +284,18 @@ class Supervisor:
         for stream in streams:
             stream.offer(error())  # type: ignore[operator]
         _wake(streams)
+
+
+def _key(request: Request) -> str:
+    """Equal for requests with the same content."""
+    try:
+        return digest(request) + repr(request.sampling)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _not_json(error) from error
+
+
+def _not_json(error: Exception) -> BadRequest:
+    return BadRequest(f"the request cannot be written as JSON: {error}", hint="send texts, numbers, lists and objects")
 
 
 def _cause(child: Child, status: int) -> str:

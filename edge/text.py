@@ -34,10 +34,11 @@ class StopStrings:
         if not self._stops:
             return text
         self._tail += text
-        found = [at for at in (self._tail.find(stop) for stop in self._stops) if at >= 0]
+        # The one that is complete first wins, so that it does not matter how the text was cut.
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._tail.find(stop)) >= 0]
         if found:
             self.stopped = True
-            return self._take(min(found))
+            return self._take(min(found)[1])
         return self._take(len(self._tail) - held_back(self._tail, self._stops))
 
     def flush(self) -> str:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from foreshore.edge.gguf import inspect
-from foreshore.edge.options import ModelInfo
+from foreshore.edge.options import Load, ModelInfo
 from foreshore.edge.protocol import (
     Cancel,
     Failed,
@@ -33,6 +33,7 @@ from foreshore.edge.protocol import (
     Submit,
     decode,
     encode,
+    request_of,
     unframe,
 )
 from foreshore.errors import ForeshoreError, UpstreamError
@@ -112,7 +113,19 @@ class Worker:
                     os._exit(0)
                 buffer += data
                 for body in unframe(buffer):
-                    self._receive(decode(body))
+                    self._open(body)
+
+    def _open(self, body: bytes) -> None:
+        try:
+            message = decode(body)
+        except UpstreamError as error:
+            request_id = request_of(body)
+            if request_id is None:
+                os._exit(1)
+            reason = f"the request has a value of the wrong type: {error.__cause__}"
+            self._send(Results(failures=((request_id, Failure(kind="BadRequest", message=reason)),), load=Load()))
+        else:
+            self._receive(message)
 
     def _receive(self, message: Message) -> None:
         if isinstance(message, Start):

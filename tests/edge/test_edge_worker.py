@@ -29,7 +29,7 @@ def ask(max_tokens: int = 8, **fields: Any) -> Request:
 
 
 def chunks(backend: LocalBackend, request: Request) -> Any:
-    return aclosing(backend.stream(request))  # type: ignore[type-var]
+    return aclosing(backend.stream(request))
 
 
 @asynccontextmanager
@@ -40,6 +40,17 @@ async def open_backend(path: Path, **options: Any) -> AsyncIterator[LocalBackend
         yield backend
     finally:
         await backend.close()
+
+
+async def signalled(backend: LocalBackend, request: Request, number: signal.Signals) -> None:
+    """Read the answer to `request`, and send the worker a signal at its first chunk."""
+    worker = backend.pid
+    assert worker is not None
+    async with chunks(backend, request) as stream:
+        await anext(stream)
+        os.kill(worker, number)
+        async for _ in stream:
+            pass
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -60,9 +71,7 @@ def test_a_worker_that_dies_ends_open_streams_and_the_next_request_works(starter
             first = backend.pid
             assert first is not None
             with pytest.raises(WorkerDied, match=number.name) as caught:
-                async with chunks(backend, ask(900)) as stream:
-                    async for _ in stream:
-                        os.kill(first, number)
+                await signalled(backend, ask(900), number)
             assert caught.value.target == "edge"
             assert caught.value.hint
             assert (await collect(backend, ask())).finish_reason == "length"
@@ -77,9 +86,7 @@ def test_a_frozen_worker_is_replaced(starter: Path) -> None:
             first = backend.pid
             assert first is not None
             with pytest.raises(WorkerDied, match="stopped answering"):
-                async with chunks(backend, ask(900)) as stream:
-                    async for _ in stream:
-                        os.kill(first, signal.SIGSTOP)
+                await signalled(backend, ask(900), signal.SIGSTOP)
             assert (await collect(backend, ask())).finish_reason == "length"
             assert not psutil.pid_exists(first)
 
@@ -91,10 +98,7 @@ def test_a_request_that_crashed_two_workers_is_not_run_again(starter: Path) -> N
         async with open_backend(starter) as backend:
             for _ in range(2):
                 with pytest.raises(WorkerDied, match="SIGSEGV"):
-                    async with chunks(backend, ask(901)) as stream:
-                        async for _ in stream:
-                            assert backend.pid is not None
-                            os.kill(backend.pid, signal.SIGSEGV)
+                    await signalled(backend, ask(901), signal.SIGSEGV)
                 await backend.start()
             with pytest.raises(BadRequest, match="2 times"):
                 await collect(backend, ask(901))
@@ -188,9 +192,9 @@ def test_starting_is_shared(starter: Path) -> None:
         backend = LocalBackend(starter, options=EngineOptions(threads=1))
         infos = await asyncio.gather(*(backend.start() for _ in range(5)))
         assert len(set(infos)) == 1
-        assert backend.state == "ready"
+        states = [str(backend.state)]
         await backend.close()
-        assert backend.state == "closed"
+        assert [*states, backend.state] == ["ready", "closed"]
 
     run(scenario())
 
