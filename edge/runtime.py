@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -138,12 +137,13 @@ class Runtime:
 
     def _iterate(self, request: Request) -> Iterator[Chunk]:
         stream = self._runtime.backend.stream(request)
+        turn = asyncio.Lock()  # an interrupted `_next` must have ended before the stream can be closed
         try:
-            while (chunk := self._call(_next(stream))) is not None:
+            while (chunk := self._call(_next(stream, turn))) is not None:
                 yield chunk
         finally:
             if not self._closed:
-                self._call(_close(stream))
+                self._call(_close(stream, turn))
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -200,13 +200,14 @@ def _request(content: dict[str, Any], options: Mapping[str, Any]) -> Request:
     return Request(**content, **rest, sampling=Sampling(**sampling))
 
 
-async def _next(stream: AsyncIterator[Chunk]) -> Chunk | None:
-    return await anext(stream, None)
+async def _next(stream: AsyncIterator[Chunk], turn: asyncio.Lock) -> Chunk | None:
+    async with turn:
+        return await anext(stream, None)
 
 
-async def _close(stream: Any) -> None:
-    async with aclosing(stream):
-        pass
+async def _close(stream: Any, turn: asyncio.Lock) -> None:
+    async with turn:
+        await stream.aclose()
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

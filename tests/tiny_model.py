@@ -19,9 +19,16 @@ TEMPLATE = (
 
 
 def write_decoder(
-    path: Path, *, seed: int = 0, template: str | None = TEMPLATE, context: int = 1024, layers: int = 2, width: int = 64
+    path: Path,
+    *,
+    seed: int = 0,
+    template: str | None = TEMPLATE,
+    context: int = 1024,
+    layers: int = 2,
+    width: int = 64,
+    never: tuple[str, ...] = (),
 ) -> Path:
-    """A Qwen2-shaped decoder over byte-level BPE with ChatML tokens."""
+    """A Qwen2-shaped decoder over byte-level BPE with ChatML tokens; greedily it writes none of `never`."""
     rng = np.random.default_rng(seed)
     tokens, types = _bpe_vocab()
     heads, kv_heads, inner = 4, 2, 2 * width
@@ -51,7 +58,9 @@ def write_decoder(
 
     kv = width * kv_heads // heads
     writer.add_tensor("token_embd.weight", weight(len(tokens), width))
-    writer.add_tensor("output.weight", 4 * weight(len(tokens), width))
+    output = 4 * weight(len(tokens), width)
+    output[[tokens.index(t) for t in never]] = 0
+    writer.add_tensor("output.weight", output)
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     for i in range(layers):
         for name, shape in {

@@ -32,7 +32,7 @@ class Model(RuleBasedStateMachine):
         self.scheduler = scheduler(
             slots=slots, kv_tokens=kv, batch_tokens=batch, shared_prefill_tokens=shared, queue_limit=queue
         )
-        self.kv, self.batch, self.shared, self.slots = kv, batch, shared, slots
+        self.kv, self.batch, self.shared, self.slots, self.queue = kv, batch, shared, slots, queue
         self.live: dict[str, Sequence] = {}
         self.positions: dict[str, int] = {}
         self.admitted: list[str] = []
@@ -51,7 +51,7 @@ class Model(RuleBasedStateMachine):
         try:
             self.scheduler.submit(new)
         except Overloaded:
-            assert self.scheduler.waiting
+            assert len(self.scheduler.waiting) >= self.queue
             return
         self.live[new.id], self.positions[new.id] = new, 0
         self.order.append(new.id)

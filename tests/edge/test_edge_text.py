@@ -12,8 +12,10 @@ from foreshore.edge.parse import AnswerParser, Piece
 from foreshore.edge.text import StopStrings, TextStream, held_back
 
 FRAGMENTS = st.sampled_from(
-    ("<think>", "</think>", "<tool_call>", "</tool_call>", "<th", "</", "<", ">", " ", "\n", "hello", "é", "😀", "{")
-    + ('{"name": "add", "arguments": {"a": 1}}', '{"name": 3}', '{"name": "f", "arguments": "{}"}')
+    [
+        *("<think>", "</think>", "<tool_call>", "</tool_call>", "<th", "</", "<", ">", " ", "\n", "hello", "é", "😀"),
+        *('{"name": "add", "arguments": {"a": 1}}', '{"name": 3}', '{"name": "f", "arguments": "{}"}', "{"),
+    ]
 )
 
 
