@@ -16,6 +16,13 @@ _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "tool_r
 _DASHES = re.compile("[\u2010-\u2015\u2212\u00ad]")
 _MAX_JSON_DEPTH = 4  # JSON text inside JSON text; deeper is read as plain text only
 _LONG_NUMBER = 10**9
+_PROTOCOL = frozenset(  # words of the API itself: they hold nothing of the caller's
+    (
+        *("role", "content", "type", "text", "name", "function", "tool_calls", "tool_call_id", "arguments", "id"),
+        *("user", "system", "assistant", "tool", "developer"),
+        *("parameters", "properties", "description", "object", "string"),
+    )
+)
 
 
 def text_of(request: Request) -> str:
@@ -34,7 +41,9 @@ def text_of(request: Request) -> str:
         request.sampling.grammar,
         request.extra,
     )
-    return readable("\n".join(_strings(content, 0)))
+    words: list[str] = []  # keys, roles, types: apart, so that they do not stand between two parts of one text
+    text = "\n".join(_strings(content, words))
+    return readable("\n".join((text, *words)))
 
 
 def readable(text: str) -> str:
@@ -76,9 +85,9 @@ def _kind(part: Any) -> Any:
     return part.get("type") if isinstance(part, Mapping) else None
 
 
-def _strings(value: Any, depth: int) -> Iterator[str]:
-    """Strings, keys and long numbers in `value`, depth first, without recursion."""
-    stack = [(value, depth)]
+def _strings(value: Any, words: list[str]) -> Iterator[str]:
+    """Strings and long numbers in `value`, in order, without recursion; keys, roles and types go into `words`."""
+    stack = [(value, 0)]
     while stack:
         item, level = stack.pop()
         if isinstance(item, str):
@@ -86,11 +95,13 @@ def _strings(value: Any, depth: int) -> Iterator[str]:
             if level < _MAX_JSON_DEPTH and (inner := _json_in(item)) is not None:
                 stack.append((inner, level + 1))
         elif isinstance(item, Mapping):
-            stack.extend((v, level) for v in reversed(tuple(item.values())))
-            yield from (str(key) for key in item)
+            words.extend(str(key) for key in item if key not in _PROTOCOL)
+            words.extend(w for k in ("role", "type") if isinstance(w := item.get(k), str) and w not in _PROTOCOL)
+            kept = [v for k, v in item.items() if k not in ("role", "type") or not isinstance(v, str)]
+            stack.extend((v, level) for v in reversed(kept))
         elif isinstance(item, (list, tuple, set, frozenset)):
             stack.extend((v, level) for v in reversed(tuple(item)))
-        elif isinstance(item, (int, float)) and abs(item) >= _LONG_NUMBER:
+        elif isinstance(item, (int, float)) and _LONG_NUMBER <= abs(item) < float("inf"):
             yield str(int(item))
 
 
