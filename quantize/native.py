@@ -67,13 +67,16 @@ def quantize(
     Raises `SetupError` if the disk is full or the native code crashed, `ModelError` if it refused the model.
     """
     require_space(target.parent, planned.nbytes)
-    _run(source, target, ftype, imatrix, requantize, progress)
+    try:
+        _run(source, target, ftype, imatrix, requantize, progress)
+    except ModelError as error:
+        if "iostream error" not in error.message:
+            raise
+        raise _incomplete(target, ftype, planned, error) from error
     try:
         made = inspect(target)
-    except ModelError as error:  # llama.cpp does not notice a disk that fills up
-        require_space(target.parent, planned.nbytes - (target.stat().st_size if target.exists() else 0))
-        hint = "look for limits on file sizes (ulimit -f) and quotas"
-        raise SetupError(f"{ftype} was not written completely: {error.message}", hint=hint) from error
+    except ModelError as error:  # llama.cpp does not always notice a disk that fills up
+        raise _incomplete(target, ftype, planned, error) from error
     wrong = [t.name for t in made.tensors if planned.types.get(t.name) != t.type]
     if wrong or made.file_type != ftype:
         raise SetupError(f"llama.cpp made {made.file_type!r} of {ftype!r}, differing in {wrong[:3]}")
@@ -163,6 +166,12 @@ def _failure(ftype: str, status: int | None, code: int, lines: list[str], errors
     reason = said[-1].split("failed to quantize: ")[-1] if said else errors
     again = "add --requantize to allow it; quality suffers twice" if "requantizing" in reason else None
     return ModelError(f"llama.cpp cannot quantize this model to {ftype!r}: {reason}", hint=again)
+
+
+def _incomplete(target: Path, ftype: str, planned: Plan, error: ModelError) -> SetupError:
+    require_space(target.parent, planned.nbytes - (target.stat().st_size if target.exists() else 0))
+    hint = "look for limits on file sizes (ulimit -f) and quotas"
+    return SetupError(f"{ftype!r} was not written completely: {error.message}", hint=hint)
 
 
 def _tail(errors: IO[bytes]) -> str:

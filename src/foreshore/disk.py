@@ -16,7 +16,7 @@ __all__ = ["disk_errors", "fsync", "require_space", "sha256", "write_text"]
 
 PIECE = 4 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_DENIED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_DENIED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -28,7 +28,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def disk_errors(folder: Path, needed: int = 0) -> Iterator[None]:
-    """Turn a full, read-only or forbidden disk into a `SetupError`; `needed` is the number of bytes to be written."""
+    """Turn a full, read-only or forbidden place into a `SetupError`; `needed` is the number of bytes to be written."""
     try:
         yield
     except OSError as error:
