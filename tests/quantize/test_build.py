@@ -137,6 +137,14 @@ def test_rows_that_do_not_fit_are_noted(store: Store, tmp_path: Path) -> None:
     assert any("rows of 64 do not divide by 256" in note for note in made.notes)
 
 
+@pytest.mark.parametrize("name", ["starter-s", "starter-l"])
+def test_bundled_models_are_built_by_name(name: str, store: Store) -> None:
+    (made,) = build(name, ["q4_k_m"], store=store)
+    assert (made.ref, made.source.kind, made.source.id) == (f"{name}:q4_k_m", "bundled", name)
+    assert made.notes == (), "every row divides into K-quant blocks"
+    assert inspect(store.path(made)).chat_template
+
+
 def test_bert_is_quantized(store: Store, tmp_path: Path) -> None:
     (made,) = build(bert(tmp_path / "bert"), ["q8_0"], store=store)
     assert made.architecture == "bert"

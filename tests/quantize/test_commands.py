@@ -82,3 +82,10 @@ def test_a_broken_variant_does_not_hide_the_others(folder: Path, home: Path) -> 
     result = run("models", "list", "--json")
     assert [m["variant"] for m in json.loads(result.stdout)] == ["q8_0"]
     assert "manifest.json" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["quantize"], ["models"], *(["models", c] for c in ("list", "show", "verify", "rm", "pull"))]
+)
+def test_help_is_shown(command: list[str]) -> None:
+    assert "Usage" in run(*command, "--help").stdout

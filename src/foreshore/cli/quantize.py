@@ -26,7 +26,7 @@ def quantize(
     source: Annotated[
         str,
         typer.Argument(
-            help="A Hugging Face folder, a .gguf file, hf:ORG/NAME[/FILE.gguf][@REVISION], or a bundled model."
+            help="A Hugging Face folder, a .gguf file, hf:ORG/NAME (or with /FILE.gguf, @REVISION), or a bundled model."
         ),
     ],
     types: Annotated[str, typer.Option("--types", "-t", help="Quantization types, separated by commas.")] = "q4_k_m",
