@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from foreshore.errors import ConfigError
 from foreshore.home import home
@@ -31,7 +31,9 @@ Kind = Literal["local", "openai", "anthropic"]
 Detector = Literal["email", "card", "phone", "iban", "api_key"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
-Expression = Annotated[str, Field(min_length=1, max_length=4096)]
+Expression = Annotated[
+    str, BeforeValidator(lambda v: str(v).lower() if isinstance(v, bool) else v), Field(min_length=1, max_length=4096)
+]  # `when: true` is YAML's true and means CEL's
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 

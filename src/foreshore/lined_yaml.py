@@ -11,6 +11,8 @@ from foreshore.errors import ConfigError
 
 __all__ = ["Document", "Loc", "read_yaml"]
 
+BOOL = "tag:yaml.org,2002:bool"
+
 Loc = tuple[str | int, ...]
 
 
@@ -62,6 +64,8 @@ class _Reader:
             return self._mapping(node, loc)
         if isinstance(node, yaml.SequenceNode):
             return [self.read(item, (*loc, i)) for i, item in enumerate(node.value)]
+        if node.tag == BOOL and node.value.lower() not in ("true", "false"):
+            return node.value  # YAML 1.1 takes yes, no, on and off for booleans, and they make good names
         return self.loader.construct_object(node)
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:

@@ -44,10 +44,8 @@ class Served:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
 
     def chat(self, text: str = "hi", *, headers: Mapping[str, str] | None = None, **body: Any) -> httpx.Response:
-        messages = [{"role": "user", "content": text}]
-        return self.http.post(
-            "/v1/chat/completions", json={"model": "auto", "messages": messages, **body}, headers=headers
-        )
+        whole = {"model": "auto", "messages": [{"role": "user", "content": text}], **body}
+        return self.http.post("/v1/chat/completions", json=whole, headers=headers)
 
     def call(self, work: Any) -> Any:
         """The result of a coroutine, run where the gateway runs."""

@@ -1,0 +1,128 @@
+"""A changed config is taken up whole or not at all, and running requests end where they began."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from foreshore.backend import collect
+from foreshore.config import load_config
+from foreshore.errors import Unavailable
+from foreshore.router.reload import Watcher
+from foreshore.router.router import Router
+from foreshore.testing import FakeBackend
+from foreshore.types import Chunk, Request, Usage
+from tests.router.serving import PATIENCE_S
+
+STOP = Chunk(finish_reason="stop", usage=Usage(prompt_tokens=1, completion_tokens=1))
+ASK = Request(messages=({"role": "user", "content": "hi"},))
+
+
+def write(file: Path, model: str, rest: str = "") -> None:
+    ledger = file.with_suffix(".sqlite")
+    file.write_text(
+        f"targets:\n  edge: {{kind: local, model: {model}}}\n  spare: {{kind: local, model: same}}\n"
+        f"ledger: {{path: {ledger}}}\n{rest}"
+    )
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110 - what we wait for tells nobody
+            await asyncio.sleep(0.01)
+
+
+class Loads(FakeBackend):
+    """A fake with something to load."""
+
+    broken = False
+
+    async def start(self) -> None:
+        if self.broken:
+            raise Unavailable("cannot load", target=self.name)
+
+
+def test_a_running_request_ends_on_its_own_target_and_the_next_uses_the_new_one(tmp_path: Path) -> None:
+    file = tmp_path / "foreshore.yaml"
+    write(file, "old")
+
+    async def run() -> None:
+        go_on = asyncio.Event()
+        given = {"edge": FakeBackend([Chunk(text="old"), go_on, STOP], name="edge"), "spare": FakeBackend(name="spare")}
+        router = Router(load_config(file), backends=given)
+        old = router.loaded.targets
+        stream = router.stream(ASK)
+        assert (await anext(stream)).text == "old"
+
+        new = router._given["edge"] = FakeBackend("new", name="edge")
+        write(file, "new")
+        await Watcher(router, file).check(force=True)
+        assert router.loaded.targets["spare"] is old["spare"]
+        assert (await collect(router, ASK)).text == "new"
+        assert not given["edge"].closed
+
+        go_on.set()
+        assert [c.finish_reason async for c in stream][-1] == "stop"
+        await eventually(lambda: given["edge"].closed)
+        await router.close()
+        assert new.closed
+
+    asyncio.run(run())
+
+
+def test_a_wrong_config_is_reported_and_the_last_good_one_stays(tmp_path: Path) -> None:
+    file = tmp_path / "foreshore.yaml"
+    write(file, "old")
+
+    async def run() -> None:
+        given: dict[str, Any] = {"edge": Loads("fine", name="edge"), "spare": FakeBackend(name="spare")}
+        router = Router(load_config(file), backends=given)
+        watcher = Watcher(router, file)
+        loaded = router.loaded
+        for wrong in (
+            "ruels: []",
+            "rules: [{name: r, when: 'request.nothing', targets: [edge]}]",
+            "limits: {attempts: 0}",
+        ):
+            write(file, "old", wrong)
+            await watcher.check()
+            assert router.loaded is loaded
+            assert router.config_error
+        file.unlink()
+        await watcher.check()
+        assert "cannot read" in router.config_error
+        Loads.broken = True
+        given["edge"] = router._given["edge"] = Loads("fine", name="edge")
+        write(file, "new")
+        await watcher.check()
+        assert router.loaded is loaded
+        assert router.config_error == "cannot load"
+        Loads.broken = False
+        router._given["edge"] = Loads("fine", name="edge")
+        await watcher.check(force=True)
+        assert router.loaded is not loaded
+        assert router.config_error == ""
+        await router.close()
+
+    asyncio.run(run())
+
+
+def test_the_watcher_sees_a_change_by_itself(tmp_path: Path) -> None:
+    file = tmp_path / "foreshore.yaml"
+    write(file, "old")
+
+    async def run() -> None:
+        given = {name: FakeBackend(name, name=name) for name in ("edge", "spare")}
+        router = Router(load_config(file), backends=given)
+        watching = asyncio.create_task(Watcher(router, file, every=0.01).run())
+        before = router.loaded.digest
+        write(file, "old", "default: [spare]")
+        await eventually(lambda: router.loaded.digest != before)
+        assert (await collect(router, ASK)).text == "spare"
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await router.close()
+
+    asyncio.run(run())
