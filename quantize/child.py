@@ -1,7 +1,8 @@
 """The process in which llama.cpp quantizes: `python -P -m foreshore.quantize.child`, driven by `native`.
 
-It reads one job (a JSON line) from stdin and ends itself when stdin closes, so it never outlives its parent. On stdout it writes JSON lines: {"line": text} for each line
-that llama.cpp logs, {"tensor": i, "of": n} when it begins one, and at last {"status": code}.
+It reads one job (a JSON line) from stdin and ends itself when stdin closes, so it never outlives its parent.
+On stdout it writes JSON lines: {"line": text} for each line that llama.cpp logs, {"tensor": i, "of": n} when it
+begins one, and at last {"status": code}.
 """
 
 from __future__ import annotations

@@ -88,8 +88,12 @@ def open_folder(folder: Path) -> HfFolder:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{str(folder)!r} has no config.json", hint="give the folder of a Hugging Face model")
     config = _json(folder / "config.json")
-    family = family_of(config)
-    notes = family.header(GGUFWriter(None, MODEL_ARCH_NAMES[family.arch]), config)  # for its checks
+    try:
+        family = family_of(config)
+        notes = family.header(GGUFWriter(None, MODEL_ARCH_NAMES[family.arch]), config)  # for its checks
+        rope_factors(config)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise ModelError(f"{str(folder / 'config.json')!r} is damaged: {type(error).__name__} {error}") from error
     weights = _by_gguf_name(read_weights(folder), family, config)
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(

@@ -82,25 +82,29 @@ def read_vocab(tokenizer: Json, config: Json, eos_ids: list[int], size: int) -> 
     `eos_ids` are further ids that end an answer, as generation_config.json lists them. Raises `ModelError`
     if the tokenizer is of a kind that llama.cpp could not follow.
     """
-    model = tokenizer.get("model") or {}
+    try:
+        return _read(tokenizer, config, eos_ids, size)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ModelError(f"tokenizer.json is damaged: {type(error).__name__} {error}") from error
+
+
+def _read(tokenizer: Json, config: Json, eos_ids: list[int], size: int) -> Vocab:
+    model = tokenizer["model"]
     kind = model.get("type") or ("BPE" if "merges" in model else "unknown")
+    if kind not in ("WordPiece", "BPE"):
+        raise _unsupported(f"its tokenizer is a {kind} model", "BPE and WordPiece tokenizers are supported")
     words = _words(tokenizer, size)
     if kind == "WordPiece":
         return _word_piece(tokenizer, config, words)
-    if kind == "BPE" and model.get("byte_fallback"):
+    if model.get("byte_fallback"):
         return _sentence_piece(tokenizer, config, words, eos_ids)
-    if kind == "BPE":
-        return _byte_level(tokenizer, config, words, eos_ids)
-    raise _unsupported(f"its tokenizer is a {kind} model", "BPE and WordPiece tokenizers are supported")
+    return _byte_level(tokenizer, config, words, eos_ids)
 
 
 def _words(tokenizer: Json, size: int) -> list[str]:
     """The token texts by id; rows of the embedding that no token uses are named [PAD...]."""
-    try:
-        vocab = {str(text): int(i) for text, i in tokenizer["model"]["vocab"].items()}
-        vocab |= {str(t["content"]): int(t["id"]) for t in tokenizer.get("added_tokens") or ()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"tokenizer.json is damaged: {type(error).__name__} {error}") from error
+    vocab = {str(text): int(i) for text, i in tokenizer["model"]["vocab"].items()}
+    vocab |= {str(t["content"]): int(t["id"]) for t in tokenizer.get("added_tokens") or ()}
     top = max(vocab.values(), default=-1)
     if min(vocab.values(), default=0) < 0 or top >= size:
         raise ModelError(f"tokenizer.json has the token id {top}, but the model has only {size} embedding rows")

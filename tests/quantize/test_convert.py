@@ -190,7 +190,13 @@ def edit(path: Path, **changes: Any) -> None:
         ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "Lowercase"),
         ("tokenizer.json", {"model": {"type": "Unigram", "vocab": {}}}, "Unigram"),
         ("tokenizer.json", {"added_tokens": [{"id": 9999, "content": "x"}]}, "9999"),
+        ("tokenizer.json", {"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}, "Unigram"),
         ("tokenizer.json", {"model": None}, "damaged"),
+        ("tokenizer.json", {"pre_tokenizer": [1]}, "damaged"),
+        ("tokenizer.json", {"added_tokens": 7}, "damaged"),
+        ("config.json", {"rope_parameters": {"rope_type": "linear"}}, "damaged"),
+        ("config.json", {"rope_parameters": [1]}, "damaged"),
+        ("config.json", {"rms_norm_eps": "tiny"}, "damaged"),
     ],
 )
 def test_what_cannot_be_converted_is_refused(file: str, changes: dict[str, Any], said: str, tmp_path: Path) -> None:
