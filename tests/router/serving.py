@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import openai
 import uvicorn
 
 from foreshore.backend import Backend
+from foreshore.cli.serve import bind
 from foreshore.config import Config, parse_config
 from foreshore.router.gateway import create_app
 from foreshore.router.router import Router
@@ -55,7 +55,7 @@ class Served:
 @contextmanager
 def serving(config: Config, backends: Mapping[str, Backend]) -> Iterator[Served]:
     """Listens inside the context; everything has ended when it is left."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = bind("127.0.0.1", 0)
     router = Router(config, backends=backends)
     server = uvicorn.Server(
         uvicorn.Config(create_app(config, router=router), lifespan="off", log_level="error", access_log=False)

@@ -21,6 +21,7 @@ import openai
 import psutil
 import pytest
 
+from foreshore.cli.serve import bind
 from foreshore.config import Config, Constraint, LedgerConfig, Limits, Listen, Privacy, Rule, TargetConfig, Tenant
 from foreshore.reliability.ledger import read_events
 from foreshore.router.facts import RequestFacts, TargetFacts
@@ -99,6 +100,11 @@ def test_a_real_model_is_served_and_sigterm_ends_it_cleanly(folder: Path) -> Non
     assert [a["target"] for a in events[1]["attempts"]] == ["cloud", "edge"]
     written = b"".join(p.read_bytes() for p in [*folder.glob("home/*.sqlite*"), folder / "serve.log"])
     assert b"canary-cloud-key-1" not in written
+
+
+def test_the_socket_names_its_protocol_so_that_asyncio_sends_small_pieces_at_once() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_a_port_in_use_is_said_with_what_to_do(folder: Path) -> None:
