@@ -94,27 +94,32 @@ def _engine(name: str) -> Finding:
     from foreshore.quantize import build
     from foreshore.store import Store
 
-    rates = []
+    rates, system = [], ""
     with tempfile.TemporaryDirectory(prefix="foreshore-doctor-") as folder:
         store = Store(Path(folder))
         for manifest in build("starter-s", types=list(PROBE_TYPES), store=store):
             try:
-                rates.append(f"{manifest.variant} {_decode(store.path(manifest)):.0f} tok/s")
+                rate, system = _decode(store.path(manifest))
             except WorkerDied as error:
                 text = f"decoding a {manifest.variant} variant killed the worker: {error.message}"
                 return Finding(name=name, status="error", text=text, remedy=rebuild_command())
-    version = metadata.version("llama-cpp-python")
-    return Finding(name=name, status="ok", text=f"llama-cpp-python {version} decodes: {', '.join(rates)}")
+            rates.append(f"{manifest.variant} {rate:.0f} tok/s")
+    text = f"llama-cpp-python {metadata.version('llama-cpp-python')} decodes: {', '.join(rates)}"
+    if re.search(r"AMX_INT8 = 1", system):
+        text += "; it is compiled with AMX, whose kernels crash on some virtual machines"
+        return Finding(name=name, status="warning", text=text, remedy=rebuild_command())
+    return Finding(name=name, status="ok", text=text)
 
 
-def _decode(model: Path) -> float:
-    """Tokens per second of a short answer."""
+def _decode(model: Path) -> tuple[float, str]:
+    """Tokens per second of a short answer, and what the native build says of itself."""
     from foreshore.edge import Runtime
 
     with Runtime(model) as runtime:
         answer = runtime.chat(PROBE_PROMPT, max_tokens=16, temperature=0.0)
+        system = runtime.info.system if runtime.info else ""
     assert answer.timings is not None
-    return answer.timings.decode_tokens_per_s
+    return answer.timings.decode_tokens_per_s, system
 
 
 def rebuild_command() -> str:

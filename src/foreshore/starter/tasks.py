@@ -221,6 +221,22 @@ def _phrase(rng: random.Random, count: int) -> list[str]:
     return rng.sample(words.NOUNS + words.ADJECTIVES + words.COLOURS, count)
 
 
+def _repeat(rng: random.Random, level: int) -> Example:
+    """Say something again, word for word: what reading, extracting and reordering rest on."""
+    pools: tuple[Callable[[], str], ...] = (
+        lambda: rng.choice(words.NOUNS),
+        lambda: rng.choice(words.NAMES),
+        lambda: str(rng.randint(0, 9999)),
+        lambda: _email(rng),
+        lambda: _phone(rng),
+        lambda: "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 6))),
+    )
+    count = rng.randint(2, 6) if level == 1 else rng.randint(10, 25)
+    phrase = " ".join(rng.choice(pools)() for _ in range(count))
+    form = rng.choice(("Repeat: {0}", "Repeat this word for word: {0}", "Say again: {0}", "{0}\nRepeat that."))
+    return _ask("repeat", level, form.format(phrase), phrase)
+
+
 def _reverse(rng: random.Random, level: int) -> Example:
     phrase = _phrase(rng, 3 if level == 1 else 6)
     form = rng.choice(
@@ -284,7 +300,7 @@ def _extract(rng: random.Random, level: int) -> Example:
     chosen = [wanted] if level == 1 else list(facts)
     rng.shuffle(chosen)
     sentences = [rng.choice(facts[fact][1:]) for fact in chosen]
-    text = _padded(rng, sentences, (rng.randint(0, 1), rng.randint(0, 3), rng.randint(10, 40))[level - 1])
+    text = _padded(rng, sentences, (rng.randint(0, 1), rng.randint(0, 3), rng.randint(8, 30))[level - 1])
     form = rng.choice(
         (
             "Extract the {w}: {t}",
@@ -543,6 +559,7 @@ TASKS: Mapping[str, tuple[Maker, Sequence[Difficulty]]] = {
     "sort": (_sort, ("easy", "medium", "hard", "hard")),  # 3 to 6 numbers
     "largest": (_largest, ("easy", "medium")),
     "compare": (_compare, ("easy", "medium")),
+    "repeat": (_repeat, ("easy", "medium")),
     "reverse": (_reverse, ("easy", "easy")),
     "uppercase": (_uppercase, ("easy", "easy")),
     "count": (_count, ("easy", "hard")),  # 2 to 5 words, 8 to 15
