@@ -14,6 +14,7 @@ from foreshore.starter.tasks import (
     HELD_OUT,
     TASKS,
     add_steps,
+    compare_steps,
     correct,
     difficulty,
     example,
@@ -65,3 +66,9 @@ def test_insertion_takes_one_number_at_a_time(numbers: list[int]) -> None:
     for before, after in itertools.pairwise(steps):
         assert len(after) == len(before) + 1
         assert set(before) < set(after)
+
+
+@given(st.integers(1, 9999), st.integers(1, 9999))
+def test_comparing_ends_with_the_right_sign(a: int, b: int) -> None:
+    sign = "=" if a == b else "<" if a < b else ">"
+    assert compare_steps(a, b).endswith(f"so {a}{sign}{b}")

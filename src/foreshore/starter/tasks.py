@@ -208,13 +208,28 @@ def _largest(rng: random.Random, level: int) -> Example:
     return _ask("largest", level, form.format(", ".join(map(str, numbers))), str(best[-1]), " ".join(map(str, best)))
 
 
+def compare_steps(a: int, b: int) -> str:
+    """Digits from the left until two differ, the shorter number padded: `0<6 so 5<62`."""
+    width = max(len(str(a)), len(str(b)))
+    steps = []
+    for x, y in zip(str(a).zfill(width), str(b).zfill(width), strict=True):
+        steps.append(f"{x}{_sign(x, y)}{y}")
+        if x != y:
+            break
+    return f"{' '.join(steps)} so {a}{_sign(a, b)}{b}"
+
+
+def _sign(a: Any, b: Any) -> str:
+    return "=" if a == b else "<" if a < b else ">"
+
+
 def _compare(rng: random.Random, level: int) -> Example:
     a, b = rng.sample(range(1, 100) if level == 1 else range(1000, 10000), 2)
     larger = rng.random() < 0.5
     form = rng.choice(("Is {a} {w} than {b}?", "Is the number {a} {w} than {b}? Answer yes or no."))
     answer = "yes" if (a > b) == larger else "no"
     word = rng.choice(("larger", "greater")) if larger else rng.choice(("smaller", "less"))
-    return _ask("compare", level, form.format(a=a, b=b, w=word), answer)
+    return _ask("compare", level, form.format(a=a, b=b, w=word), answer, compare_steps(a, b))
 
 
 def _phrase(rng: random.Random, count: int) -> list[str]:
@@ -423,8 +438,10 @@ def _question(rng: random.Random, level: int) -> Example:
             kind = rng.choice([k for k in FACT_FORMS if k != kind])
     text = _padded(rng, [FACT_FORMS[k].format(p=p, v=v) for p, k, v in facts], 0 if level == 1 else rng.randint(0, 6))
     question = rng.choice(QUESTIONS[kind]).format(p=person)
+    known = [FACT_FORMS[k].format(p=p, v=v) for p, k, v in facts if p == person]
     form = rng.choice(("{t}\n{q}", "Read this: {t}\nNow answer: {q}", "{q}\n\n{t}"))
-    return _ask("question", level, form.format(t=text, q=question), value)
+    reasoning = known[0] if known else f"Nothing about {person}."
+    return _ask("question", level, form.format(t=text, q=question), value, reasoning)
 
 
 # --- conversation -----------------------------------------------------------------------------------------------

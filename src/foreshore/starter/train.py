@@ -60,9 +60,9 @@ RECIPES = {
         layers=6, reasons=False, steps=1800, weights={"easy": 1.0, "medium": 1.0, "hard": 0.25, "greeting-1": 0.3}
     ),
     "starter-l": Recipe(
-        layers=10,
+        layers=8,
         reasons=True,
-        steps=2400,
+        steps=1600,
         weights={"easy": 0.7, "medium": 1.5, "hard": 4.0, "sum-4": 7.0, "sort-4": 6.0, "greeting-1": 0.3},
     ),
 }
