@@ -15,7 +15,7 @@ from foreshore import clearance
 from foreshore.cloud.http import Channel
 from foreshore.cloud.key import ApiKey
 from foreshore.cloud.shapes import Garbage, number, part, text
-from foreshore.errors import BadRequest, Overloaded, Unavailable, UpstreamError
+from foreshore.errors import BadRequest, Overloaded, Truncated, Unavailable, UpstreamError
 from foreshore.types import Chunk, FinishReason, Message, Request, ToolCallDelta, Usage
 
 __all__ = ["AnthropicBackend"]
@@ -95,7 +95,7 @@ class AnthropicBackend:
                     yield chunk
                 if document.get("type") == "message_stop":
                     return
-        raise UpstreamError(f"target {self.name!r} ended its answer without message_stop", target=self.name)
+        raise Truncated(f"target {self.name!r} ended its answer without message_stop", target=self.name)
 
     def _stream_error(self, error: Mapping[str, Any]) -> Exception:
         said = f"target {self.name!r} broke off its answer: {self._channel.clean(text(error, 'message'))}"

@@ -24,6 +24,7 @@ from foreshore.errors import (
     DeadlineExceeded,
     ForeshoreError,
     Overloaded,
+    Truncated,
     Unavailable,
     UpstreamError,
 )
@@ -120,7 +121,8 @@ class Channel:
         except httpx.ConnectError as error:
             raise self._unavailable("cannot be reached") from error
         except (httpx.TransportError, httpx.StreamError) as error:
-            raise self._broken(f"broke the connection ({type(error).__name__})") from error
+            said = f"target {self._target!r} broke the connection ({type(error).__name__})"
+            raise Truncated(said, target=self._target) from error
 
     def _patience(self, deadline: float | None) -> float:
         """The moment until which silence is borne."""

@@ -14,7 +14,7 @@ from foreshore import clearance
 from foreshore.cloud.http import Channel
 from foreshore.cloud.key import ApiKey
 from foreshore.cloud.shapes import Garbage, items, number, part, text
-from foreshore.errors import Overloaded, Unavailable, UpstreamError
+from foreshore.errors import Overloaded, Truncated, Unavailable, UpstreamError
 from foreshore.types import Chunk, FinishReason, Request, TokenLogprob, ToolCallDelta, Usage
 
 __all__ = ["OpenAIBackend"]
@@ -82,7 +82,9 @@ class OpenAIBackend:
             async for event in events:
                 if event.data.strip() == "[DONE]":
                     if last is None:
-                        raise self._broken("ended its answer without a finish reason")
+                        raise Truncated(
+                            f"target {self.name!r} ended its answer without a finish reason", target=self.name
+                        )
                     yield replace(last, usage=usage)
                     return
                 document = self._document(event.data)
@@ -93,7 +95,7 @@ class OpenAIBackend:
                         last = last or chunk
                     elif last is None:
                         yield chunk
-        raise self._broken("ended its answer without the terminator [DONE]")
+        raise Truncated(f"target {self.name!r} ended its answer without the terminator [DONE]", target=self.name)
 
     async def _embed(self, request: Request) -> AsyncGenerator[Chunk, None]:
         body = {"model": self.model, "input": list(request.inputs), "encoding_format": "float", **request.extra}

@@ -1,8 +1,8 @@
 """Embed a model in a FastAPI application: one worker, loaded at startup, shared by all requests.
 
-    FORESHORE_MODEL=starter-s:q4_k_m uvicorn --app-dir examples embed_fastapi:app
+FORESHORE_MODEL=starter-s:q4_k_m uvicorn --app-dir examples embed_fastapi:app
 
-    curl -d '{"text": "What is 2 + 3?"}' -H 'content-type: application/json' localhost:8000/ask
+curl -d '{"text": "What is 2 + 3?"}' -H 'content-type: application/json' localhost:8000/ask
 """
 
 from __future__ import annotations

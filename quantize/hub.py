@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from importlib import import_module
+from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +117,10 @@ def _download(ref: HubRef, name: str, commit: str, size: int, meter: _Meter) -> 
     from huggingface_hub import hf_hub_download
 
     endpoint = os.environ.get("HF_ENDPOINT")
-    bar = _bar(lambda done: meter.set(name, done))
-    path = hf_hub_download(ref.repo, name, revision=commit, endpoint=endpoint, tqdm_class=bar)
+    options: dict[str, Any] = {}
+    if "tqdm_class" in signature(hf_hub_download).parameters:  # older releases draw a bar of their own
+        options["tqdm_class"] = _bar(lambda done: meter.set(name, done))
+    path = hf_hub_download(ref.repo, name, revision=commit, endpoint=endpoint, **options)
     meter.set(name, size)
     return Path(path)
 
@@ -136,9 +141,16 @@ def _bar(report: Callable[[int], None]) -> Any:
     return Bar
 
 
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """What the hub's HTTP client raises: requests' errors are OSErrors, httpx's, which newer releases use, are not."""
+    from huggingface_hub import errors
+
+    clients = [import_module(name) for name in ("httpx", "httpx2") if find_spec(name)]
+    return (OSError, errors.HfHubHTTPError, *(client.HTTPError for client in clients))
+
+
 @contextmanager
 def _mapped(ref: HubRef) -> Iterator[None]:
-    from httpx2 import HTTPError
     from huggingface_hub import errors
 
     try:
@@ -153,6 +165,6 @@ def _mapped(ref: HubRef) -> Iterator[None]:
         raise NotFound(f"{ref.repo!r} has no revision {ref.revision!r}") from error
     except errors.HFValidationError as error:
         raise UsageError(f"{ref.repo!r} is not a name on the hub: {error}") from error
-    except (OSError, HTTPError) as error:
+    except _transport_errors() as error:
         hint = "check the network, HF_ENDPOINT and the proxy; a local folder or .gguf file needs neither"
         raise SetupError(f"fetching {ref.repo!r} failed: {error}", hint=hint) from error

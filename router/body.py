@@ -7,15 +7,11 @@ import math
 from collections.abc import AsyncIterator
 from typing import Any
 
-from foreshore.errors import BadRequest
+from foreshore.errors import BadRequest, BodyTooLarge
 
-__all__ = ["BodyTooLarge", "parse_json", "read_body"]
+__all__ = ["parse_json", "read_body"]
 
 MAX_DEPTH = 64
-
-
-class BodyTooLarge(BadRequest):
-    status, code = 413, "body_too_large"
 
 
 async def read_body(pieces: AsyncIterator[bytes], *, limit: int, declared: str | None) -> bytes:

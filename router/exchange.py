@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from foreshore.config import Price
-from foreshore.errors import DeadlineExceeded, ForeshoreError, RoutingError, UpstreamError, UsageError
+from foreshore.errors import DeadlineExceeded, ForeshoreError, RoutingError, Truncated, UsageError
 from foreshore.reliability.event import Event
 from foreshore.router.decide import Decision
 from foreshore.router.disconnect import ClientGone
@@ -62,7 +62,7 @@ class Exchange:
                         state = "complete"
                     yield chunk
         except Exception as error:
-            state, code = terminal_state(error, committed=bool(self.target)), code_of(error)
+            state, code = terminal_state(error), code_of(error)
             raise
         finally:
             self._end(state, code)
@@ -109,15 +109,17 @@ class Exchange:
         )
 
 
-def terminal_state(error: BaseException, *, committed: bool) -> TerminalState:
-    """How a request that failed with `error` ended; `committed`: the caller has seen a part of the answer."""
+def terminal_state(error: BaseException) -> TerminalState:
+    """How a request that failed with `error` ended."""
     if not isinstance(error, Exception) or isinstance(error, ClientGone):
         return "cancelled"
     if isinstance(error, DeadlineExceeded):
         return "deadline"
-    if isinstance(error, (RoutingError, UsageError)):
+    if isinstance(error, RoutingError):
         return "policy_abort"
-    return "truncated" if committed and type(error) is UpstreamError else "upstream_error"
+    if isinstance(error, UsageError):
+        return "rejected"
+    return "truncated" if isinstance(error, Truncated) else "upstream_error"
 
 
 def code_of(error: BaseException) -> str:

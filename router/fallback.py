@@ -18,8 +18,8 @@ from foreshore.errors import (
     DeadlineExceeded,
     ForeshoreError,
     Overloaded,
+    Truncated,
     Unavailable,
-    UpstreamError,
 )
 from foreshore.types import Chunk, Request
 
@@ -116,7 +116,7 @@ async def _whole(backend: Backend, request: Request) -> AsyncGenerator[Chunk, No
             finished = finished or chunk.finish_reason is not None
             yield chunk
     if not finished:
-        raise UpstreamError(f"target {backend.name!r} ended its answer without a finish reason", target=backend.name)
+        raise Truncated(f"target {backend.name!r} ended its answer without a finish reason", target=backend.name)
 
 
 async def _next(source: AsyncIterator[Chunk], request: Request, target: str) -> Chunk | None:

@@ -117,7 +117,7 @@ class Router:
         now = time.monotonic()
         event = Event(
             decision_id=decision_id,
-            terminal_state=terminal_state(error, committed=False),
+            terminal_state=terminal_state(error),
             error_code=code_of(error),
             task=facts.task,
             tenant=facts.tenant,

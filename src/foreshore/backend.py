@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from foreshore.errors import UpstreamError
+from foreshore.errors import Truncated
 from foreshore.types import Chunk, FinishReason, Request, Timings, TokenLogprob, Usage
 
 __all__ = ["Answer", "Backend", "ToolCall", "collect"]
@@ -53,7 +53,7 @@ class Answer:
 
 
 async def collect(backend: Backend, request: Request) -> Answer:
-    """The non-streamed answer: the stream, put together. Raises `UpstreamError` if it broke off."""
+    """The non-streamed answer: the stream, put together. Raises `Truncated` if it broke off."""
     chunks: list[Chunk] = []
     stream = backend.stream(request)
     async with aclosing(stream) as source:  # type: ignore[type-var]
@@ -65,7 +65,7 @@ async def collect(backend: Backend, request: Request) -> Answer:
 def join(chunks: list[Chunk], *, target: str = "") -> Answer:
     """Put the chunks of one finished stream together."""
     if not chunks or chunks[-1].finish_reason is None:
-        raise UpstreamError(f"target {target!r} ended its answer without a finish reason", target=target)
+        raise Truncated(f"target {target!r} ended its answer without a finish reason", target=target)
     last = chunks[-1]
     assert last.finish_reason is not None
     vectors = {c.index: c.embedding for c in chunks if c.embedding is not None}

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from foreshore.errors import RoutingError
+from foreshore.errors import BadRequest, RoutingError
 from foreshore.types import Request
 
 __all__ = ["Clearance", "check", "digest", "grant"]
@@ -34,7 +34,7 @@ def _plain(value: Any) -> Any:
 
 
 def digest(request: Request) -> str:
-    """SHA-256 (hex) over everything in `request` that a provider would be sent."""
+    """SHA-256 (hex) over everything in `request` that a provider would be sent. `BadRequest` if that is not JSON."""
     content = {
         "task": request.task,
         "messages": request.messages,
@@ -47,7 +47,10 @@ def digest(request: Request) -> str:
         "grammar": request.sampling.grammar,
         "extra": request.extra,
     }
-    text = json.dumps(content, sort_keys=True, default=_plain, ensure_ascii=True)
+    try:
+        text = json.dumps(content, sort_keys=True, default=_plain, ensure_ascii=True)
+    except (TypeError, ValueError) as error:  # bytes, say, or a list that holds itself
+        raise BadRequest(f"the request is not JSON: {error}", hint="see OpenAI's chat format") from error
     return hashlib.sha256(text.encode()).hexdigest()
 
 

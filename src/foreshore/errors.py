@@ -3,7 +3,8 @@
     ForeshoreError
     |-- UsageError              you can mend it: the request, the config, the command
     |   |-- BadRequest          a request that no target could serve           400
-    |   |   `-- ContextExceeded prompt + answer do not fit the context         400
+    |   |   |-- ContextExceeded prompt + answer do not fit the context         400
+    |   |   `-- BodyTooLarge    more bytes than the gateway reads              413
     |   |-- Unauthorized        no API key, or an unknown one                  401
     |   |-- NotFound            no such model, variant or target               404
     |   |-- ConfigError         foreshore.yaml, a rule, an environment value
@@ -12,7 +13,8 @@
     |-- BackendError            a target failed; carries `target` and `retryable`
     |   |-- Overloaded          its queue is full; carries `retry_after`       429
     |   |-- Unavailable         it cannot be reached or is not ready           503
-    |   |-- UpstreamError       it answered, but wrongly, or broke mid-answer  502
+    |   |-- UpstreamError       it answered, but wrongly                       502
+    |   |   |-- Truncated       its answer broke off without an end            502
     |   |   `-- WorkerDied      the local worker process ended mid-answer      502
     |   `-- DeadlineExceeded    the request's deadline passed                  504
     `-- SetupError              this machine: a missing extra, a full disk, a native build that crashes
@@ -28,6 +30,7 @@ from typing import Any, ClassVar
 __all__ = [
     "BackendError",
     "BadRequest",
+    "BodyTooLarge",
     "ConfigError",
     "ContextExceeded",
     "DeadlineExceeded",
@@ -37,6 +40,7 @@ __all__ = [
     "Overloaded",
     "RoutingError",
     "SetupError",
+    "Truncated",
     "Unauthorized",
     "Unavailable",
     "UpstreamError",
@@ -86,6 +90,10 @@ class ContextExceeded(BadRequest):
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens
+
+
+class BodyTooLarge(BadRequest):
+    status, code = 413, "body_too_large"
 
 
 class Unauthorized(UsageError):
@@ -150,6 +158,12 @@ class UpstreamError(BackendError):
 
 class WorkerDied(UpstreamError):
     code = "worker_died"
+
+
+class Truncated(UpstreamError):
+    """Part of an answer came, then neither a finish reason nor the terminator."""
+
+    code = "truncated"
 
 
 class DeadlineExceeded(BackendError):

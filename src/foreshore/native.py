@@ -1,4 +1,4 @@
-"""How the native engine must be compiled for this CPU. Standard library only: set-up runs it before anything is installed.
+"""How the native engine must be compiled for this CPU. Standard library only: set-up runs it before any install.
 
 ggml's AMX kernels crash (SIGILL or SIGSEGV in `ggml_backend_amx_mul_mat`) on virtual machines whose CPU announces AMX.
 A native build picks AMX up by itself, so where the CPU announces it the instruction sets are named one by one instead.

@@ -39,6 +39,7 @@ TerminalState = Literal[
     "upstream_error",  # a target failed and no other could take over
     "deadline",  # the request's deadline passed
     "policy_abort",  # no target was allowed to answer
+    "rejected",  # the request itself was wrong: nobody could have answered it
 ]
 
 

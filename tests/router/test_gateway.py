@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from foreshore.errors import ContextExceeded, Overloaded, Unavailable, UpstreamError, WorkerDied
+from foreshore.errors import ContextExceeded, Overloaded, Truncated, Unavailable, UpstreamError, WorkerDied
 from foreshore.reliability.ledger import read_events
 from foreshore.testing import FakeBackend, chunks_of
 from foreshore.types import Chunk, TokenLogprob, ToolCallDelta, Usage
@@ -178,7 +178,8 @@ def test_another_target_takes_over_unseen_before_the_commit_point(ledger: Path) 
 @pytest.mark.parametrize(
     ("error", "state"),
     [
-        (UpstreamError("odd", target="edge"), "truncated"),
+        (Truncated("odd", target="edge"), "truncated"),
+        (UpstreamError("odd", target="edge"), "upstream_error"),
         (WorkerDied("died", target="edge"), "upstream_error"),
         (ValueError("a defect with secret content"), "upstream_error"),
     ],
