@@ -575,7 +575,7 @@ TASKS: Mapping[str, tuple[Maker, Sequence[Difficulty]]] = {
     "story": (_story, ("easy", "hard")),  # steps
     "sort": (_sort, ("easy", "medium", "hard", "hard")),  # 3 to 6 numbers
     "largest": (_largest, ("easy", "medium")),
-    "compare": (_compare, ("easy", "medium")),
+    "compare": (_compare, ("medium", "hard")),
     "repeat": (_repeat, ("easy", "medium")),
     "reverse": (_reverse, ("easy", "easy")),
     "uppercase": (_uppercase, ("easy", "easy")),
@@ -584,7 +584,7 @@ TASKS: Mapping[str, tuple[Maker, Sequence[Difficulty]]] = {
     "intent": (_intent, ("easy", "easy")),
     "sentiment": (_sentiment, ("easy", "easy")),
     "json": (_json, ("easy", "easy")),
-    "question": (_question, ("easy", "medium")),
+    "question": (_question, ("medium", "hard")),
     "greeting": (_greeting, ("easy",)),
     "memory": (_memory, ("easy", "easy", "medium")),
     "system": (_system_prompt, ("easy", "easy")),

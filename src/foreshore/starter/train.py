@@ -57,13 +57,27 @@ class Recipe:
 
 RECIPES = {
     "starter-s": Recipe(
-        layers=6, reasons=False, steps=1800, weights={"easy": 1.0, "medium": 1.0, "hard": 0.25, "greeting-1": 0.3}
+        layers=6,
+        reasons=False,
+        steps=1800,
+        weights={"easy": 1.0, "medium": 1.0, "hard": 0.25, "compare-2": 1.0, "question-2": 1.0, "greeting-1": 0.3},
     ),
     "starter-l": Recipe(
         layers=8,
         reasons=True,
         steps=1600,
-        weights={"easy": 0.7, "medium": 1.5, "hard": 4.0, "sum-4": 7.0, "sort-4": 6.0, "greeting-1": 0.3},
+        weights={
+            "easy": 0.7,
+            "medium": 1.5,
+            "hard": 4.0,
+            "sum-4": 7.0,
+            "sort-4": 6.0,
+            "greeting-1": 0.3,
+            "compare-1": 0.7,
+            "compare-2": 1.5,
+            "question-1": 0.7,
+            "question-2": 1.5,
+        },
     ),
 }
 
