@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import time
 import traceback
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -35,7 +37,6 @@ from foreshore.types import Chunk, Request, new_id
 __all__ = ["create_app"]
 
 LONGEST_TIMEOUT = 86_400.0
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def create_app(
@@ -130,8 +131,8 @@ class Gateway:
     def _admit(self, http: HTTPRequest) -> Tenant:
         """The caller's tenant. Without keys only this machine may ask, and no web page through a name it made up."""
         tenants = self.router.loaded.tenants
-        host = http.headers.get("host", "").rpartition(":")[0] or http.headers.get("host", "")
-        if not tenants.required and host.lower() not in LOCAL_HOSTS and not host.startswith("127."):
+        host = http.headers.get("host", "")
+        if not tenants.required and not _names_this_machine(host):
             raise Unauthorized(f"the host is {host[:60]!r}", hint="use 127.0.0.1, or give the tenants API keys")
         return tenants.admit(http.headers.get("authorization"))
 
@@ -228,6 +229,15 @@ class EventStream(Response):
 async def _piece(send: Send, body: bytes) -> None:
     if body:
         await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def _names_this_machine(host: str) -> bool:
+    """Whether a Host header holds a loopback address, not a name that merely begins like one (127.example.org)."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _headers(exchange: Exchange) -> dict[str, str]:

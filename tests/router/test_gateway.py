@@ -334,7 +334,10 @@ def test_the_wrong_content_type_path_method_and_host_are_refused(served: Served)
     assert post("/v1/chat/completions", content=b"{}", headers={"content-type": "text/plain"}).status_code == 400
     assert post("/v1/nothing", json={}).status_code == 404
     assert served.http.get("/v1/chat/completions").json()["error"]["type"] == "invalid_request_error"
-    assert served.chat(headers={"host": "evil.example:80"}).status_code == 401
+    for host in ("evil.example:80", "127.evil.example", "127.0.0.1.evil.example:80", "localhost.evil.example", "["):
+        assert served.chat(headers={"host": host}).status_code == 401, host
+    for host in ("localhost", "127.0.0.2:80", "[::1]", "[::1]:8080"):
+        assert served.chat(headers={"host": host}).status_code == 200, host
 
 
 def test_a_key_is_needed_where_tenants_are_named(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
