@@ -69,6 +69,7 @@ class Embedder:
 
     def _open(self, capacity: int) -> Any:
         engine, params = self._engine, native.llama_context_default_params()
+        capacity += -capacity % self._slots  # the engine asserts that its batch divides evenly by its sequences
         params.n_ctx = params.n_batch = params.n_ubatch = capacity
         params.n_seq_max = self._slots
         params.n_threads = params.n_threads_batch = engine.info.threads

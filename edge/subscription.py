@@ -35,7 +35,7 @@ class Subscription:
             if self.ended:
                 return
             last = self._items[-1] if len(self._items) >= MERGE_AFTER else None
-            if isinstance(last, Chunk) and isinstance(item, Chunk) and item.embedding is None:
+            if isinstance(last, Chunk) and isinstance(item, Chunk) and last.embedding is item.embedding is None:
                 self._items[-1] = _merged(last, item)
             else:
                 self._items.append(item)

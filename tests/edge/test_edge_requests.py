@@ -249,6 +249,15 @@ def test_a_decoder_embeds_too(runtime: Runtime) -> None:
     assert sum(x * x for x in vectors[0]) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("slots", [7, 64])
+def test_every_input_gets_its_vector_however_many_are_computed_at_once(tiny: Path, slots: int) -> None:
+    texts = [f"hello {i}" for i in range(64)]
+    with Runtime(tiny, options=EngineOptions(threads=1, slots=slots)) as runtime:
+        vectors = runtime.embed(texts)
+        assert len(vectors) == len(texts)
+        assert vectors[-1] == pytest.approx(runtime.embed(texts[-1])[0], abs=1e-3)
+
+
 def test_an_encoder_embeds_and_says_that_it_cannot_chat(tiny_encoder: Path) -> None:
     with Runtime(tiny_encoder, options=EngineOptions(threads=1)) as runtime:
         assert runtime.info is not None
