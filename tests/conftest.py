@@ -19,9 +19,3 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT-shaped encoder with random weights."""
     return write_encoder(tmp_path_factory.mktemp("tiny") / "encoder.gguf")
-
-
-@pytest.fixture(scope="session")
-def starter(tiny: Path) -> Path:
-    """A chat model for tests that do not depend on what it says."""
-    return tiny

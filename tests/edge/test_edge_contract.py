@@ -12,8 +12,8 @@ from foreshore.testing import CONTRACT, Check, FakeBackend
 
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
-def test_the_local_backend_keeps_the_contract(check: Check, starter: Path) -> None:
-    asyncio.run(check(lambda: LocalBackend(starter, options=EngineOptions(threads=1))))
+def test_the_local_backend_keeps_the_contract(check: Check, tiny: Path) -> None:
+    asyncio.run(check(lambda: LocalBackend(tiny, options=EngineOptions(threads=1))))
 
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)

@@ -22,13 +22,13 @@ from tests.tiny_model import SPECIALS, write_decoder
 ROOT = Path(__file__).parents[2]
 
 
-def test_embed_script_answers(starter: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_path(str(ROOT / "examples/embed_script.py"))["main"](str(starter))
+def test_embed_script_answers(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples/embed_script.py"))["main"](str(tiny))
     assert "tokens/s, TTFT" in capsys.readouterr().out
 
 
-def test_embed_fastapi_answers_streams_and_explains(starter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORESHORE_MODEL", str(starter))
+def test_embed_fastapi_answers_streams_and_explains(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORESHORE_MODEL", str(tiny))
     with TestClient(runpy.run_path(str(ROOT / "examples/embed_fastapi.py"))["app"]) as client:
         assert "answer" in client.post("/ask", json={"text": "hello"}).json()
         assert client.post("/stream", json={"text": "hello"}).status_code == 200
@@ -37,9 +37,9 @@ def test_embed_fastapi_answers_streams_and_explains(starter: Path, monkeypatch: 
         assert refused.json()["error"]["code"] == "context_length_exceeded"
 
 
-def test_run_answers_once_and_as_json(starter: Path) -> None:
+def test_run_answers_once_and_as_json(tiny: Path) -> None:
     runner = CliRunner()
-    arguments = ["run", str(starter), "--max-tokens", "5", "--threads", "1", "--temperature", "0"]
+    arguments = ["run", str(tiny), "--max-tokens", "5", "--threads", "1", "--temperature", "0"]
     plain = runner.invoke(cli, [*arguments, "hello"])
     assert plain.exit_code == 0, plain.output
     assert "tokens/s" in plain.stderr
@@ -49,8 +49,8 @@ def test_run_answers_once_and_as_json(starter: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["decode", "prefill"])
-def test_bench_measures(starter: Path, kind: str) -> None:
-    arguments = ["bench", kind, str(starter), "--tokens", "8", "--repeats", "2", "--threads", "1", "--json"]
+def test_bench_measures(tiny: Path, kind: str) -> None:
+    arguments = ["bench", kind, str(tiny), "--tokens", "8", "--repeats", "2", "--threads", "1", "--json"]
     result = json.loads(CliRunner().invoke(cli, arguments).stdout)
     assert result["kind"] == kind
     assert len(result["tokens_per_s"]["runs"]) == 2
@@ -58,8 +58,8 @@ def test_bench_measures(starter: Path, kind: str) -> None:
     assert result["machine"]["cpu"]
 
 
-def test_bench_says_when_the_context_is_too_small(starter: Path) -> None:
-    result = CliRunner().invoke(cli, ["bench", "decode", str(starter), "--tokens", "100000"])
+def test_bench_says_when_the_context_is_too_small(tiny: Path) -> None:
+    result = CliRunner().invoke(cli, ["bench", "decode", str(tiny), "--tokens", "100000"])
     assert result.exit_code == 2
     assert "1024" in result.stderr
 

@@ -65,9 +65,9 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGILL])
-def test_a_worker_that_dies_ends_open_streams_and_the_next_request_works(starter: Path, number: signal.Signals) -> None:
+def test_a_worker_that_dies_ends_open_streams_and_the_next_request_works(tiny: Path, number: signal.Signals) -> None:
     async def scenario() -> None:
-        async with open_backend(starter) as backend:
+        async with open_backend(tiny) as backend:
             first = backend.pid
             assert first is not None
             with pytest.raises(WorkerDied, match=number.name) as caught:
@@ -80,9 +80,9 @@ def test_a_worker_that_dies_ends_open_streams_and_the_next_request_works(starter
     run(scenario())
 
 
-def test_a_frozen_worker_is_replaced(starter: Path) -> None:
+def test_a_frozen_worker_is_replaced(tiny: Path) -> None:
     async def scenario() -> None:
-        async with open_backend(starter, heartbeat_s=0.4) as backend:
+        async with open_backend(tiny, heartbeat_s=0.4) as backend:
             first = backend.pid
             assert first is not None
             with pytest.raises(WorkerDied, match="stopped answering"):
@@ -93,9 +93,9 @@ def test_a_frozen_worker_is_replaced(starter: Path) -> None:
     run(scenario())
 
 
-def test_a_request_that_crashed_two_workers_is_not_run_again(starter: Path) -> None:
+def test_a_request_that_crashed_two_workers_is_not_run_again(tiny: Path) -> None:
     async def scenario() -> None:
-        async with open_backend(starter) as backend:
+        async with open_backend(tiny) as backend:
             for _ in range(2):
                 with pytest.raises(WorkerDied, match="SIGSEGV"):
                     await signalled(backend, ask(901), signal.SIGSEGV)
@@ -107,9 +107,9 @@ def test_a_request_that_crashed_two_workers_is_not_run_again(starter: Path) -> N
     run(scenario())
 
 
-def test_work_stops_when_the_client_leaves(starter: Path) -> None:
+def test_work_stops_when_the_client_leaves(tiny: Path) -> None:
     async def scenario() -> None:
-        async with open_backend(starter) as backend:
+        async with open_backend(tiny) as backend:
             async with chunks(backend, ask(1000)) as stream:
                 async for _ in stream:
                     break
@@ -121,9 +121,9 @@ def test_work_stops_when_the_client_leaves(starter: Path) -> None:
     run(scenario())
 
 
-def test_fifty_requests_share_eight_slots_and_each_gets_its_own_answer(starter: Path) -> None:
+def test_fifty_requests_share_eight_slots_and_each_gets_its_own_answer(tiny: Path) -> None:
     async def scenario() -> None:
-        async with open_backend(starter) as backend:
+        async with open_backend(tiny) as backend:
             lengths = [1 + i % 13 for i in range(50)]
             answers = await asyncio.gather(*(collect(backend, ask(n)) for n in lengths))
             alone = (await collect(backend, ask(13))).text
@@ -138,9 +138,9 @@ def test_fifty_requests_share_eight_slots_and_each_gets_its_own_answer(starter: 
     run(scenario())
 
 
-def test_a_full_queue_refuses_with_a_time_to_come_back(starter: Path) -> None:
+def test_a_full_queue_refuses_with_a_time_to_come_back(tiny: Path) -> None:
     async def scenario() -> None:
-        async with open_backend(starter, slots=1, queue_limit=1) as backend:
+        async with open_backend(tiny, slots=1, queue_limit=1) as backend:
             results = await asyncio.gather(*(collect(backend, ask(300)) for _ in range(6)), return_exceptions=True)
             refused = [r for r in results if isinstance(r, Overloaded)]
             assert refused
@@ -150,9 +150,9 @@ def test_a_full_queue_refuses_with_a_time_to_come_back(starter: Path) -> None:
     run(scenario())
 
 
-def test_a_deadline_ends_waiting_and_running_requests(starter: Path) -> None:
+def test_a_deadline_ends_waiting_and_running_requests(tiny: Path) -> None:
     async def scenario() -> None:
-        async with open_backend(starter, slots=1) as backend:
+        async with open_backend(tiny, slots=1) as backend:
             with pytest.raises(DeadlineExceeded):
                 await collect(backend, ask(1000, deadline=time.monotonic() + 0.05))
             with pytest.raises(DeadlineExceeded):
@@ -162,9 +162,9 @@ def test_a_deadline_ends_waiting_and_running_requests(starter: Path) -> None:
     run(scenario())
 
 
-def test_closing_ends_open_streams_with_an_error_and_the_process(starter: Path) -> None:
+def test_closing_ends_open_streams_with_an_error_and_the_process(tiny: Path) -> None:
     async def scenario() -> None:
-        async with open_backend(starter) as backend:
+        async with open_backend(tiny) as backend:
             process = psutil.Process(backend.pid)
             stream = backend.stream(ask(1000))
             await anext(stream)
@@ -179,17 +179,17 @@ def test_closing_ends_open_streams_with_an_error_and_the_process(starter: Path) 
     run(scenario())
 
 
-def test_one_backend_serves_several_event_loops(starter: Path) -> None:
-    backend = LocalBackend(starter, options=EngineOptions(threads=1))
+def test_one_backend_serves_several_event_loops(tiny: Path) -> None:
+    backend = LocalBackend(tiny, options=EngineOptions(threads=1))
     first = asyncio.run(collect(backend, ask()))
     second = asyncio.run(collect(backend, ask()))
     assert first.text == second.text
     asyncio.run(backend.close())
 
 
-def test_starting_is_shared(starter: Path) -> None:
+def test_starting_is_shared(tiny: Path) -> None:
     async def scenario() -> None:
-        backend = LocalBackend(starter, options=EngineOptions(threads=1))
+        backend = LocalBackend(tiny, options=EngineOptions(threads=1))
         infos = await asyncio.gather(*(backend.start() for _ in range(5)))
         assert len(set(infos)) == 1
         states = [str(backend.state)]
@@ -199,8 +199,8 @@ def test_starting_is_shared(starter: Path) -> None:
     run(scenario())
 
 
-def test_a_fork_gets_a_worker_of_its_own(starter: Path) -> None:
-    backend = LocalBackend(starter, options=EngineOptions(threads=1))
+def test_a_fork_gets_a_worker_of_its_own(tiny: Path) -> None:
+    backend = LocalBackend(tiny, options=EngineOptions(threads=1))
     before = asyncio.run(collect(backend, ask()))
     child = os.fork()
     if child == 0:  # pragma: no cover - the other process
@@ -216,9 +216,9 @@ def test_a_fork_gets_a_worker_of_its_own(starter: Path) -> None:
     asyncio.run(backend.close())
 
 
-def test_a_slow_consumer_gets_larger_chunks_not_a_longer_queue(starter: Path) -> None:
+def test_a_slow_consumer_gets_larger_chunks_not_a_longer_queue(tiny: Path) -> None:
     async def scenario() -> None:
-        async with open_backend(starter) as backend:
+        async with open_backend(tiny) as backend:
             whole = await collect(backend, ask(600))
             stream = backend.stream(ask(600))
             received: list[Chunk] = [await anext(stream)]
@@ -230,9 +230,9 @@ def test_a_slow_consumer_gets_larger_chunks_not_a_longer_queue(starter: Path) ->
     run(scenario())
 
 
-def test_a_broken_model_file_is_refused_before_the_native_loader_sees_it(starter: Path, tmp_path: Path) -> None:
+def test_a_broken_model_file_is_refused_before_the_native_loader_sees_it(tiny: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
-    broken.write_bytes(starter.read_bytes()[:5000])
+    broken.write_bytes(tiny.read_bytes()[:5000])
 
     async def scenario() -> None:
         backend = LocalBackend(broken)
@@ -243,7 +243,7 @@ def test_a_broken_model_file_is_refused_before_the_native_loader_sees_it(starter
     run(scenario())
 
 
-def test_no_worker_outlives_its_parent(starter: Path, tmp_path: Path) -> None:
+def test_no_worker_outlives_its_parent(tiny: Path, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import sys, time\n"
@@ -259,7 +259,7 @@ def test_no_worker_outlives_its_parent(starter: Path, tmp_path: Path) -> None:
         import sys
 
         parent = await asyncio.create_subprocess_exec(
-            sys.executable, str(script), str(starter), stdout=asyncio.subprocess.PIPE
+            sys.executable, str(script), str(tiny), stdout=asyncio.subprocess.PIPE
         )
         assert parent.stdout is not None
         worker = psutil.Process(int(await parent.stdout.readline()))

@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,10 @@ def tool_call(answer: Answer) -> dict[str, Any] | None:
         return {"name": call.name, "arguments": call.arguments}
 
 
-async def evaluate(model: Path, count: int) -> dict[str, Any]:
+async def evaluate(model: Path, count: int, only: Collection[str] = ()) -> dict[str, Any]:
     """`{task-level: {correct, count, tokens}}` of the GGUF file `model`: `count` held-out examples each, greedy.
 
-    `tokens` is the mean length of an answer, reasoning included.
+    `only` names the kinds to measure; all if empty. `tokens` is the mean length of an answer, reasoning included.
     """
     results = {}
     async with AsyncRuntime(model, options=EngineOptions(slots=16, queue_limit=count)) as runtime:
@@ -62,8 +62,9 @@ async def evaluate(model: Path, count: int) -> dict[str, Any]:
             assert answer.usage is not None
             return correct(wanted, answer.text, tool_call(answer)), answer.usage.completion_tokens
 
-        for task in TASKS:
-            for level in levels(task):
+        kinds = [(task, level) for task in TASKS for level in levels(task)]
+        for task, level in kinds:
+            if not only or f"{task}-{level}" in only:
                 wanted = [example(task, level, HELD_OUT + n) for n in range(count)]
                 found = await asyncio.gather(*map(ask, wanted))
                 right, tokens = sum(ok for ok, _ in found), sum(n for _, n in found) / count
