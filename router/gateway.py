@@ -124,7 +124,8 @@ class Gateway:
         body = parse(kind, document)
         request = body.request(document)
         timeout = _timeout(http.headers.get("x-foreshore-timeout"), limits.timeout)
-        caller = Caller(tenant=tenant.name, headers=dict(http.headers), stream=body.streams)
+        headers = {name: ", ".join(http.headers.getlist(name)) for name in http.headers}  # RFC 9110, 5.3
+        caller = Caller(tenant=tenant.name, private=tenant.private, headers=headers, stream=body.streams)
         request = replace(request, tenant=tenant.name, deadline=arrived + timeout)
         return caller, body, request
 

@@ -25,6 +25,7 @@ class Caller:
     """Who asks and how: what the request itself does not say. Header names in lower case."""
 
     tenant: str = "default"
+    private: bool = False  # the tenant is, by the config it was admitted under: a reload since must not open it
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: bool = False
 
@@ -61,7 +62,7 @@ def _labels(request: Request, caller: Caller, config: Config, text: str) -> tupl
     privacy, found = config.privacy, list[str]()
     if _asks_for_privacy(caller.headers.get(privacy.header), privacy.header):
         found.append("header")
-    if any(tenant.private for tenant in config.tenants if tenant.name == caller.tenant):
+    if caller.private or any(tenant.private for tenant in config.tenants if tenant.name == caller.tenant):
         found.append("tenant")
     if privacy.unscannable == "private" and unscannable(request):
         found.append("unscannable")
@@ -69,13 +70,14 @@ def _labels(request: Request, caller: Caller, config: Config, text: str) -> tupl
 
 
 def _asks_for_privacy(value: str | None, header: str) -> bool:
-    """A word we do not know must not be read as "public"."""
+    """A word we do not know must not be read as "public", and one "private" among several values decides."""
     if value is None:
         return False
     try:
-        return PRIVATE_WORDS[value.strip().lower()]
+        words = [PRIVATE_WORDS[word.strip().lower()] for word in value.split(",")]  # each must be known
     except KeyError:
         raise BadRequest(f"{header} is {value[:40]!r}", hint="it takes 'private' or 'public'") from None
+    return any(words)
 
 
 def _prompt_tokens(request: Request, text: str) -> int:

@@ -329,6 +329,14 @@ def test_a_privacy_word_nobody_knows_is_not_read_as_public(served: Served, value
     assert served.chat(headers={"x-foreshore-privacy": value}).status_code == 400
 
 
+def test_one_private_header_among_several_decides(served: Served) -> None:
+    both = [("x-foreshore-privacy", "public"), ("x-foreshore-privacy", "private")]
+    for headers in (both, both[::-1], [("x-foreshore-privacy", "public, private")]):
+        body = {"model": "cloud", "messages": HI}
+        assert served.http.post("/v1/chat/completions", json=body, headers=headers).status_code == 403
+    assert served.chat(model="cloud", headers={"x-foreshore-privacy": "public"}).status_code == 200
+
+
 def test_the_wrong_content_type_path_method_and_host_are_refused(served: Served) -> None:
     post = served.http.post
     assert post("/v1/chat/completions", content=b"{}", headers={"content-type": "text/plain"}).status_code == 400
@@ -397,7 +405,7 @@ tenants: [{name: alice, key_env: ALICE_KEY}]
             metrics = served.http.get("/metrics").text
             written = b"".join(p.read_bytes() for p in ledger.parent.iterdir())
             assert (ledger.parent / "ledger.sqlite-wal").stat().st_size > 0
-            assert b"policy_abort" in written
+            assert b"rejected" in written
             for secret in (CANARY, key):
                 assert secret.encode() not in written
                 assert secret not in metrics

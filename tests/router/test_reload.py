@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from foreshore.backend import collect
 from foreshore.config import load_config
-from foreshore.errors import Unavailable
+from foreshore.errors import RoutingError, Unavailable
+from foreshore.router.label import Caller
 from foreshore.router.reload import Watcher
 from foreshore.router.router import Router
 from foreshore.testing import FakeBackend
@@ -68,6 +71,23 @@ def test_a_running_request_ends_on_its_own_target_and_the_next_uses_the_new_one(
         await eventually(lambda: given["edge"].closed)
         await router.close()
         assert new.closed
+
+    asyncio.run(run())
+
+
+def test_a_private_tenant_stays_private_when_a_reload_drops_it_before_its_body_has_come(tmp_path: Path) -> None:
+    file = tmp_path / "foreshore.yaml"
+    file.write_text(
+        f"targets: {{cloud: {{kind: openai, model: big, base_url: 'http://127.0.0.1:9/v1'}}}}\n"
+        f"ledger: {{path: {file.with_suffix('.sqlite')}}}\n"
+    )
+
+    async def run() -> None:
+        router = Router(load_config(file), backends={"cloud": FakeBackend(name="cloud")})
+        admitted = Caller(tenant="clinic", private=True)
+        with pytest.raises(RoutingError, match="private"):
+            await router.open(ASK, admitted)
+        await router.close()
 
     asyncio.run(run())
 
