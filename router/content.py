@@ -47,11 +47,19 @@ def text_of(request: Request) -> str:
 
 
 def readable(text: str) -> str:
-    """`text` with compatibility forms folded (NFKC), dashes made one, and invisible characters removed."""
+    """`text` with compatibility forms folded (NFKC), dashes made one, every script's digits made 0 to 9, and
+    invisible characters removed."""
     if text.isascii():
         return text
     folded = _DASHES.sub("-", unicodedata.normalize("NFKC", text))
-    return "".join(c for c in folded if c.isascii() or unicodedata.category(c) not in ("Cf", "Mn"))
+    return "".join(c if c.isascii() else _plain(c) for c in folded)
+
+
+def _plain(character: str) -> str:
+    kind = unicodedata.category(character)
+    if kind == "Nd":
+        return str(unicodedata.decimal(character))
+    return "" if kind in ("Cf", "Mn") else character
 
 
 def unscannable(request: Request) -> bool:

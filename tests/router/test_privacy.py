@@ -17,7 +17,10 @@ FOUND = [
     ("email", "jane%40example.com"),
     ("email", "ｊａｎｅ＠ｅｘａｍｐｌｅ．ｃｏｍ"),
     ("email", "ja\u200bne@exam\u00adple.com"),
+    ("email", "_jane@example.com_"),
     ("card", "4111 1111 1111 1111"),
+    ("card", "4111 - 1111 - 1111 - 1111"),
+    ("card", "\u0664\u0661\u0661\u0661" + "\u0661" * 12),  # Arabic-Indic digits
     ("card", "4111-1111-1111-1111"),
     ("card", "4111\u20111111\u20111111\u20111111"),
     ("card", "4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1"),
@@ -29,6 +32,7 @@ FOUND = [
     ("phone", "call me at 555 0123 456"),
     ("phone", "(64) 3591-3246"),
     ("phone", "780-999-2181"),
+    ("phone", "my number: 415 555 2671"),
     ("iban", "GB82 WEST 1234 5698 7654 32"),
     ("iban", "de89370400440532013000"),
     ("iban", "pay GB82WEST12345698765432 now"),
