@@ -34,7 +34,7 @@ class Child:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "foreshore.edge.worker", str(theirs.fileno())]
+        command = [sys.executable, "-P", "-m", "foreshore.edge.worker", str(theirs.fileno())]
         try:
             # A session of its own: Ctrl-C in the terminal is the parent's to handle.
             self.process = subprocess.Popen(

@@ -243,6 +243,19 @@ def test_a_broken_model_file_is_refused_before_the_native_loader_sees_it(tiny: P
     run(scenario())
 
 
+def test_a_module_in_the_working_directory_is_not_run(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jinja2.py").write_text("raise SystemExit('an app may have a file of this name')\n")
+    monkeypatch.chdir(tmp_path)
+
+    async def scenario() -> None:
+        async with open_backend(tiny) as backend:
+            assert (await collect(backend, ask())).finish_reason == "length"
+
+    run(scenario())
+
+
 def test_no_worker_outlives_its_parent(tiny: Path, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(

@@ -30,7 +30,7 @@ class GatewayProcess:
         self.name = name
         self.log = log
         self.url = ""
-        self._command = [sys.executable, "-m", "foreshore.cli", "serve", "--config", str(config), "--port", "0"]
+        self._command = [sys.executable, "-P", "-m", "foreshore.cli", "serve", "--config", str(config), "--port", "0"]
         self._environment = {**os.environ, **environment, "NO_COLOR": "1"}
         self._process: subprocess.Popen[bytes] | None = None
 
