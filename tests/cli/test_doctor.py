@@ -69,6 +69,15 @@ def test_an_engine_that_crashes_is_reported_with_its_remedy(tmp_path: Path) -> N
     assert "CMAKE_ARGS=" in engine["remedy"]
 
 
+def test_an_engine_that_cannot_be_loaded_is_reported_with_its_remedy(tmp_path: Path) -> None:
+    (tmp_path / "llama_cpp.py").write_text("raise RuntimeError('Failed to load libllama.so')\n")
+    done = run(tmp_path, "doctor", "--json", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 5, done.stderr
+    (engine,) = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "engine"]
+    assert (engine["status"], "libllama.so" in engine["text"]) == ("error", True)
+    assert "CMAKE_ARGS=" in engine["remedy"]
+
+
 @pytest.mark.parametrize(
     ("features", "expected"),
     [

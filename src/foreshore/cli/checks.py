@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ def check_all() -> Iterator[Finding]:
             yield check(name)
         except ForeshoreError as error:
             yield Finding(name=name, status="error", text=error.message, remedy=error.hint or "")
+        except Exception as error:  # whatever is wrong with this machine, the other checks still say their part
+            yield Finding(name=name, status="error", text=f"the check itself failed: {error!r}")
 
 
 def _python(name: str) -> Finding:
@@ -91,6 +94,10 @@ def _compiler(name: str) -> Finding:
 
 def _engine(name: str) -> Finding:
     """A real decode by the starter model, in a worker process: a build that crashes kills that one, not this."""
+    unloadable = _import_failure()
+    if unloadable:
+        text = f"llama-cpp-python cannot be loaded: {unloadable}"
+        return Finding(name=name, status="error", text=text, remedy=rebuild_command())
     from foreshore.quantize import build
     from foreshore.store import Store
 
@@ -109,6 +116,13 @@ def _engine(name: str) -> Finding:
         text += "; it is compiled with AMX, whose kernels crash on some virtual machines"
         return Finding(name=name, status="warning", text=text, remedy=rebuild_command())
     return Finding(name=name, status="ok", text=text)
+
+
+def _import_failure() -> str:
+    """Why the native library cannot be loaded, tried in a process of its own; "" where it can."""
+    tried = subprocess.run([sys.executable, "-P", "-c", "import llama_cpp"], capture_output=True, text=True)
+    last = (tried.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    return "" if tried.returncode == 0 else f"exit status {tried.returncode}, {last!r}"
 
 
 def _decode(model: Path) -> tuple[float, str]:
