@@ -71,16 +71,21 @@ class Store:
 
     def get(self, ref: str) -> Manifest:
         """Raises `NotFound` with the closest refs, or `ModelError` if its manifest is damaged."""
+        folder = self.locate(ref)
+        manifest = Manifest.load(folder / MANIFEST)
+        if (manifest.name, manifest.variant) != (folder.parent.name, folder.name):
+            raise ModelError(f"{str(folder / MANIFEST)!r} describes {manifest.ref!r}", hint=f"remove {str(folder)!r}")
+        return manifest
+
+    def locate(self, ref: str) -> Path:
+        """The folder of a variant, NAME/VARIANT, whether or not its manifest can be read. Raises `NotFound`."""
         name, _, variant = ref.partition(":")
         if not variant:
             variant = self._only_variant(name)
         folder = self.root / name / variant
         if not (_NAME.fullmatch(name) and _NAME.fullmatch(variant) and (folder / MANIFEST).is_file()):
             raise self._unknown(ref)
-        manifest = Manifest.load(folder / MANIFEST)
-        if (manifest.name, manifest.variant) != (name, variant):
-            raise ModelError(f"{str(folder / MANIFEST)!r} describes {manifest.ref!r}", hint=f"remove {str(folder)!r}")
-        return manifest
+        return folder
 
     def find(self, name: str, variant: str) -> Manifest | None:
         """The variant if it is there and its manifest can be read, else `None`."""
@@ -118,14 +123,13 @@ class Store:
             self._remember(manifest)
         return (*problems, *(f"unknown file {name!r}" for name in extra))
 
-    def remove(self, ref: str) -> Manifest:
-        """Take the variant away, also one in use: an engine that has it open keeps its pages."""
-        manifest = self.get(ref)
-        with self.lock(manifest.name, manifest.variant), disk_errors(self.root), self.draft() as trash:
-            os.rename(self.folder(manifest), trash / "removed")
+    def remove(self, ref: str) -> None:
+        """Take the variant away, also a damaged one, or one in use: an engine that has it open keeps its pages."""
+        folder = self.locate(ref)
+        with self.lock(folder.parent.name, folder.name), disk_errors(self.root), self.draft() as trash:
+            os.rename(folder, trash / "removed")
             with suppress(OSError):
-                self.folder(manifest).parent.rmdir()  # unless it has other variants
-        return manifest
+                folder.parent.rmdir()  # unless it has other variants
 
     @contextmanager
     def lock(self, name: str, variant: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:

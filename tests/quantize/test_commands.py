@@ -53,6 +53,14 @@ def test_a_variant_lives_from_quantize_to_rm(folder: Path, home: Path) -> None:
     assert json.loads(run("models", "list", "--json").stdout) == []
 
 
+def test_a_variant_with_a_damaged_manifest_can_be_removed(folder: Path, home: Path) -> None:
+    run("quantize", folder, "--types", "f16")
+    (home / "models" / "tiny" / "f16" / "manifest.json").write_text("{")
+    assert "remove the variant" in run("models", "show", "tiny:f16", code=2).output
+    run("models", "rm", "tiny:f16", "--yes")
+    assert not (home / "models" / "tiny").exists()
+
+
 def test_pull_keeps_the_own_precision(folder: Path) -> None:
     assert "mine:f16" in run("models", "pull", folder, "-o", "mine").stdout
 

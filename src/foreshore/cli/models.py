@@ -101,14 +101,15 @@ def remove(
     """Remove a variant."""
     with exit_on_error():
         store = Store()
-        manifest = store.get(ref)
+        folder = store.locate(ref)
+        found, size = f"{folder.parent.name}:{folder.name}", sum(p.stat().st_size for p in folder.iterdir())
         if not yes:
-            typer.confirm(f"remove {manifest.ref} ({human(manifest.bytes)})?", abort=True, err=True)
-        store.remove(manifest.ref)
+            typer.confirm(f"remove {found} ({human(size)})?", abort=True, err=True)
+        store.remove(found)
         if as_json:
-            print_json({"removed": manifest.ref, "bytes": manifest.bytes})
+            print_json({"removed": found, "bytes": size})
         else:
-            err.print(f"removed {escape(manifest.ref)}")
+            err.print(f"removed {escape(found)}")
 
 
 @app.command()
