@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foreshore.router import privacy
 from foreshore.router.content import text_of, unscannable
-from foreshore.router.privacy import DETECTORS, detect
+from foreshore.router.privacy import DETECTORS, detect, find
 from foreshore.types import Request, Sampling
 
 FOUND = [
@@ -69,6 +71,21 @@ def test_it_is_found(detector: str, text: str) -> None:
 @pytest.mark.parametrize("text", CLEAN)
 def test_ordinary_text_is_left_alone(text: str) -> None:
     assert detect(text_of(Request(messages=({"role": "user", "content": text},))), DETECTORS) == ()
+
+
+LISTED = "ring (415) 555 2671 or 020 7946 0958 x, then 415 555 2671"
+
+
+def test_the_phone_library_adds_to_our_finds_and_never_takes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [LISTED, *(text for kind, text in FOUND if kind == "phone")]
+    both = [set(find(text, "phone")) for text in texts]
+    monkeypatch.setitem(sys.modules, "phonenumbers", None)  # as if it were not installed
+    privacy._phonenumbers.cache_clear()
+    ours = [set(find(text, "phone")) for text in texts]
+    privacy._phonenumbers.cache_clear()
+    assert all(own <= found for own, found in zip(ours, both, strict=True))
+    number = LISTED.rindex("415")
+    assert (number, len(LISTED)) in both[0] - ours[0]
 
 
 SECRET = "jane@example.com"
