@@ -118,7 +118,7 @@ class _Builder:
 
     def _typed(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
         kind = schema.get("type", _guess(schema))
-        if isinstance(kind, list):
+        if isinstance(kind, list) and _all_texts(kind):
             variants = [{**{k: v for k, v in schema.items() if k in _KNOWN.get(t, ())}, "type": t} for t in kind]
             known = frozenset().union(*(_KNOWN.get(t, frozenset()) for t in kind))
             _only(schema, {"type", *known}, where)
@@ -126,7 +126,7 @@ class _Builder:
         if kind is None:
             _only(schema, set(), where)
             return self.named("value")
-        if kind not in _KNOWN:
+        if not isinstance(kind, str) or kind not in _KNOWN:
             raise _refuse(f"the schema at {where} has type {kind!r}")
         _only(schema, {"type", *_KNOWN[kind]}, where)
         if kind in ("object", "array", "string", "integer"):
@@ -135,6 +135,8 @@ class _Builder:
 
     def _object(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
         properties, required = schema.get("properties", {}), schema.get("required", [])
+        if not isinstance(properties, Mapping) or not _all_texts(required):
+            raise _refuse(f"the schema at {where} has properties {properties!r:.80}, required {required!r:.80}")
         extra = schema.get("additionalProperties", not properties)
         unknown = [name for name in required if name not in properties]
         if unknown and not extra:
@@ -217,7 +219,9 @@ class _Builder:
         return self.rule(" | ".join(self.visit(v, f"{where}/{i}", depth + 1) for i, v in enumerate(variants)))
 
     def _reference(self, target: Any, where: str, depth: int) -> str:
-        if target in self._references:  # known, or being built: recursion is a rule that names itself
+        if (
+            isinstance(target, str) and target in self._references
+        ):  # known, or being built: recursion is a rule that names itself
             return self._references[target]
         name = self._references[target] = f"ref{len(self._references)}"
         self._rules[name] = ""
@@ -240,6 +244,10 @@ def _only(schema: Mapping[str, Any], known: set[str], where: str) -> None:
     unknown = sorted(set(schema) - known - _NOTES - _DEFINITIONS)
     if unknown:
         raise _refuse(f"the schema at {where} uses {', '.join(map(repr, unknown))}, which cannot be enforced here")
+
+
+def _all_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _guess(schema: Mapping[str, Any]) -> str | None:

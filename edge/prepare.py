@@ -144,7 +144,7 @@ class Preparer:
 
 
 def _format_grammar(form: Mapping[str, Any] | None) -> str | None:
-    kind = None if form is None else form.get("type")
+    kind = form.get("type") if isinstance(form, Mapping) else None
     if form is None or kind == "text":
         return None
     if kind == "json_object":
@@ -167,6 +167,8 @@ def _message(message: Message) -> dict[str, Any]:
     if plain["role"] == "developer":  # OpenAI's newer word for it, which templates do not know
         plain["role"] = "system"
     if message.get("tool_calls"):
+        if not isinstance(message["tool_calls"], (list, tuple)):
+            raise BadRequest(f"tool_calls is {message['tool_calls']!r:.80}; it must be a list", param="messages")
         plain["tool_calls"] = [_past_call(call) for call in message["tool_calls"]]
     return plain
 

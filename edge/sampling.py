@@ -41,6 +41,8 @@ def validate(sampling: Sampling, vocab_size: int) -> None:
     _whole("logprobs", s.logprobs, 0, MAX_LOGPROBS)
     if any(not isinstance(text, str) or not text for text in s.stop):
         raise BadRequest(f"stop is {list(s.stop)!r}; each must be a string of at least one character", param="stop")
+    if not isinstance(s.grammar, str | None):
+        raise BadRequest(f"grammar is {s.grammar!r:.80}; it must be text in GBNF", param="grammar")
     for token, bias in s.logit_bias.items():
         if not 0 <= token < vocab_size:
             raise BadRequest(

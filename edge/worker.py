@@ -172,6 +172,8 @@ class Worker:
             submit()
         except ForeshoreError as error:
             self._fail(request_id, Failure.of(error))
+        except Exception as error:  # a bug of ours must not end the other requests
+            self._fail(request_id, Failure(kind="UpstreamError", message=f"the request could not start: {error!r}"))
 
     def _fail(self, request_id: str, failure: Failure) -> None:
         self._send(Results(failures=((request_id, failure),), load=self._stepper.load))

@@ -171,7 +171,9 @@ def test_an_answer_ends_with_the_context(runtime: Runtime) -> None:
         ({"grammar": "root ::= ("}, "grammar"),
         ({"grammar": "answer ::= [a-z]"}, "grammar"),
         ({"grammar": "root ::= " + "(" * 5000 + '"a"' + ")" * 5000}, "grammar"),
+        ({"grammar": 3}, "grammar"),
         ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": "json_object"}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "string", "pattern": "a"}}}},
@@ -202,6 +204,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
         [{"role": "user", "content": "lone surrogate \ud800"}],
         ["not a message"],
+        [{"role": "assistant", "content": "", "tool_calls": 5}],
         [{"role": "user", "content": b"bytes"}],
     ],
 )

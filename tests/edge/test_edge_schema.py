@@ -91,6 +91,12 @@ def test_any_json_is_an_object(draw: Callable[..., Any]) -> None:
         ({"anyOf": []}, "anyOf"),
         ({"type": "object", "properties": {"a": 5}}, "properties/a"),
         ({"type": "object", "properties": {"a": {}}, "required": ["b"]}, "'b'"),
+        ({"type": {"a": 1}}, "'a'"),
+        ({"type": [{}]}, "[{}]"),
+        ({"$ref": {"a": 1}}, "'a'"),
+        ({"properties": ["a"]}, "['a']"),
+        ({"properties": {"a": {}}, "required": "a"}, "'a'"),
+        ({"properties": {"a": {}}, "required": [["a"]]}, "[['a']]"),
         ("string", "object"),
     ],
 )
