@@ -25,7 +25,7 @@ class RequestFacts:
     has_tools: bool = False
     wants_json: bool = False
     stream: bool = False
-    private: bool = False  # by header, tenant, detector, or content no detector can read
+    private: bool = False  # by header, tenant, detector, or content no detector can read or that is too long
     labels: tuple[str, ...] = ()  # what made it private
     headers: Mapping[str, str] = field(default_factory=dict)  # x-* headers of the HTTP request, names in lower case
     deadline_s: float = 0.0  # seconds left when it arrived

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import math
 import time
@@ -30,7 +31,7 @@ from foreshore.router.exchange import Exchange
 from foreshore.router.facts import RequestFacts
 from foreshore.router.label import Caller
 from foreshore.router.openai_api import Body, ChatBody, CompletionBody, EmbeddingBody, parse
-from foreshore.router.router import Router
+from foreshore.router.router import LARGE, Router
 from foreshore.telemetry import logger
 from foreshore.types import Chunk, Request, new_id
 
@@ -120,12 +121,16 @@ class Gateway:
             raw = await read_body(http.stream(), limit=limits.body_bytes, declared=http.headers.get("content-length"))
         except ClientDisconnect as error:
             raise ClientGone from error
-        document = parse_json(raw, http.headers.get("content-type"))
-        body = parse(kind, document)
-        request = body.request(document)
+        content_type = http.headers.get("content-type")
+        if len(raw) < LARGE:
+            body, request = _parsed(raw, content_type, kind)
+        else:  # in a thread, or reading it would hold other requests up
+            body, request = await asyncio.to_thread(_parsed, raw, content_type, kind)
         timeout = _timeout(http.headers.get("x-foreshore-timeout"), limits.timeout)
         headers = {name: ", ".join(http.headers.getlist(name)) for name in http.headers}  # RFC 9110, 5.3
-        caller = Caller(tenant=tenant.name, private=tenant.private, headers=headers, stream=body.streams)
+        caller = Caller(
+            tenant=tenant.name, private=tenant.private, headers=headers, stream=body.streams, body_bytes=len(raw)
+        )
         request = replace(request, tenant=tenant.name, deadline=arrived + timeout)
         return caller, body, request
 
@@ -192,6 +197,12 @@ class Gateway:
 
     async def metrics(self, http: HTTPRequest) -> Response:
         return PlainTextResponse(self.router.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _parsed(raw: bytes, content_type: str | None, kind: type[Body]) -> tuple[Body, Request]:
+    document = parse_json(raw, content_type)
+    body = parse(kind, document)
+    return body, body.request(document)
 
 
 class EventStream(Response):

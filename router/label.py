@@ -28,6 +28,7 @@ class Caller:
     private: bool = False  # the tenant is, by the config it was admitted under: a reload since must not open it
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: bool = False
+    body_bytes: int = 0  # of the HTTP body; 0: there was none
 
 
 def label(request: Request, caller: Caller, config: Config) -> RequestFacts:
@@ -66,6 +67,8 @@ def _labels(request: Request, caller: Caller, config: Config, text: str) -> tupl
         found.append("tenant")
     if privacy.unscannable == "private" and unscannable(request):
         found.append("unscannable")
+    if len(text) > privacy.scan_characters:
+        return (*found, "too_long")
     return (*found, *detect(text, privacy.detectors))
 
 

@@ -206,9 +206,18 @@ DETECTORS: dict[str, Callable[[str], Iterator[Span]]] = {
 }
 
 
+WINDOW = 32_768  # characters read at a time: a search holds the interpreter's lock until it ends
+OVERLAP = 512  # characters, more than any find and what it looks at around it
+
+
 def detect(text: str, detectors: Iterable[str]) -> tuple[str, ...]:
     """Names of the `detectors` that find something in `text`; never what they found."""
-    return tuple(name for name in detectors if next(DETECTORS[name](text), None) is not None)
+    windows = [text[i : i + WINDOW] for i in range(0, max(1, len(text) - OVERLAP), WINDOW - OVERLAP)]
+    return tuple(name for name in detectors if any(_finds(name, window) for window in windows))
+
+
+def _finds(detector: str, text: str) -> bool:
+    return next(DETECTORS[detector](text), None) is not None
 
 
 def find(text: str, detector: str) -> list[Span]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from foreshore.backend import Backend
 from foreshore.config import Config
@@ -27,9 +28,11 @@ from foreshore.router.tenants import Tenants
 from foreshore.telemetry import Metrics, logger
 from foreshore.types import Chunk, Request, new_id
 
-__all__ = ["Router"]
+__all__ = ["LARGE", "Router"]
 
-LARGE = 20_000  # characters of content: a few milliseconds of reading
+Made = TypeVar("Made")
+
+LARGE = 20_000  # bytes or characters of content: a few milliseconds of reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +93,10 @@ class Router:
         facts = RequestFacts(task=request.task, tenant=caller.tenant, stream=caller.stream)
         try:
             request = _with_deadline(request, arrived + loaded.config.limits.timeout)
-            facts = await _label(request, caller, loaded.config)
+            facts = await _aside(request, caller, label, request, caller, loaded.config)
             targets = [target.facts().predicted(facts) for target in loaded.targets.values()]
-            clearing = constrain(request, facts, targets, loaded.config.targets, loaded.policy)
+            specs = loaded.config.targets
+            clearing = await _aside(request, caller, constrain, request, facts, targets, specs, loaded.policy)
             decision = decide(facts, State(policy=loaded.policy, targets=targets, clearing=clearing))
             strategy = loaded.strategy(decision)
         except BaseException as error:
@@ -190,13 +194,11 @@ async def _start(targets: Iterable[Target]) -> None:
     await asyncio.gather(*(target.start() for target in targets))
 
 
-async def _label(request: Request, caller: Caller, config: Config) -> RequestFacts:
-    """In a thread where reading the content would hold other requests up."""
-    size = sum(len(str(m.get("content") or "")) for m in request.messages)
+async def _aside(request: Request, caller: Caller, work: Callable[..., Made], *arguments: Any) -> Made:
+    """What `work` makes; in a thread where reading the content would hold other requests up."""
+    size = caller.body_bytes or sum(len(str(m.get("content") or "")) for m in request.messages)
     size += sum(map(len, request.inputs)) + len(request.prompt)
-    if size < LARGE:
-        return label(request, caller, config)
-    return await asyncio.to_thread(label, request, caller, config)
+    return work(*arguments) if size < LARGE else await asyncio.to_thread(work, *arguments)
 
 
 def _with_deadline(request: Request, latest: float) -> Request:

@@ -134,6 +134,9 @@ class Privacy(_Part):
     detectors: tuple[Detector, ...] = get_args(Detector)
     header: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] = "x-foreshore-privacy"
     unscannable: Literal["private", "allow"] = "private"  # images, audio, files, token ids: detectors cannot read them
+    scan_characters: int = Field(
+        default=1_000_000, ge=1
+    )  # longer content is not scanned: it is private, allowed or not
 
 
 class Constraint(_Part):

@@ -263,6 +263,7 @@ BAD_BODIES: list[tuple[bytes, int, str]] = [
     (b'{"seed": ' + b"9" * 5000 + b"}", 400, "too long"),
     (b'{"messages": ' + b"[" * 100 + b"]" * 100 + b"}", 400, "deeper"),
     (b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "deeper"),
+    (b'{"messages": [' + b"1," * 300_000 + b"1]}", 400, "values"),
     (b'{"model": "\xff"}', 400, "UTF-8"),
     (b'{"model": "auto", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "surrogate"),
     (b'{"model": "' + b"x" * 70_000 + b'"}', 413, "larger"),

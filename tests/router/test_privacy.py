@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foreshore.config import parse_config
 from foreshore.router import privacy
-from foreshore.router.content import text_of, unscannable
+from foreshore.router.content import readable, text_of, unscannable
+from foreshore.router.label import Caller, label
 from foreshore.router.privacy import DETECTORS, detect, find
 from foreshore.types import Request, Sampling
 
@@ -145,6 +147,21 @@ def test_hostile_text_is_read_through(piece: str) -> None:
     """It ends: a pattern that backtracked over these 200,000 characters would take hours."""
     text = piece * (200_000 // len(piece))
     assert set(detect(text + " jane@example.com", DETECTORS)) >= {"email"}
+
+
+@pytest.mark.parametrize("padding", [0, privacy.WINDOW - 530, privacy.WINDOW - 20, privacy.WINDOW - 5, privacy.WINDOW])
+@pytest.mark.parametrize(("detector", "text"), FOUND)
+def test_what_stands_at_the_edge_of_a_window_is_found(detector: str, text: str, padding: int) -> None:
+    whole = readable("a " * (padding // 2) + text + " b" * privacy.WINDOW)
+    assert detect(whole, [detector]) == (detector,)
+
+
+def test_text_too_long_to_scan_is_private_even_where_images_are_allowed() -> None:
+    rest = "targets: {edge: {kind: local, model: m}}\nprivacy: {unscannable: allow, scan_characters: 100}"
+    config = parse_config(rest)
+    for length, labels in ((50, ()), (101, ("too_long",))):
+        request = Request(messages=({"role": "user", "content": "a" * length},))
+        assert label(request, Caller(), config).labels == labels
 
 
 @given(st.text(max_size=300))
