@@ -219,18 +219,16 @@ class _Builder:
         return self.rule(" | ".join(self.visit(v, f"{where}/{i}", depth + 1) for i, v in enumerate(variants)))
 
     def _reference(self, target: Any, where: str, depth: int) -> str:
-        if (
-            isinstance(target, str) and target in self._references
-        ):  # known, or being built: recursion is a rule that names itself
+        if not isinstance(target, str) or not target.startswith("#"):
+            raise _refuse(f"the schema at {where} refers to {target!r}; only places within it (#/...) are known")
+        if target in self._references:  # known, or being built: recursion is a rule that names itself
             return self._references[target]
         name = self._references[target] = f"ref{len(self._references)}"
         self._rules[name] = ""
         self._rules[name] = self.visit(self._resolve(target, where), str(target), depth + 1)
         return name
 
-    def _resolve(self, target: Any, where: str) -> Any:
-        if not isinstance(target, str) or not target.startswith("#"):
-            raise _refuse(f"the schema at {where} refers to {target!r}; only places within it (#/...) are known")
+    def _resolve(self, target: str, where: str) -> Any:
         place: Any = self._root
         for key in target[1:].strip("/").split("/") if target != "#" else ():
             key = key.replace("~1", "/").replace("~0", "~")
