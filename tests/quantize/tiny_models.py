@@ -165,9 +165,8 @@ def decoder(
     """Save a random model of `family` (Llama, Qwen2, Qwen3) with its tokenizer; returns `folder`."""
     tokenizer = byte_level(pre)
     end = tokenizer.token_to_id("<|im_end|>")
-    config = getattr(transformers, f"{family}Config")(
-        **{**SIZES, "vocab_size": 640, "num_key_value_heads": 2, "eos_token_id": end, "bos_token_id": None, **extra}
-    )
+    settings = {**SIZES, "vocab_size": 640, "num_key_value_heads": 2, "eos_token_id": end, "bos_token_id": None}
+    config = getattr(transformers, f"{family}Config")(**settings, **_rope_as_spoken_here(extra))
     torch.manual_seed(1)
     model = getattr(transformers, f"{family}ForCausalLM")(config)
     with torch.no_grad():
@@ -176,6 +175,15 @@ def decoder(
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     save_tokenizer(tokenizer, folder, eos_token="<|im_end|>", chat_template=CHAT)
     return folder
+
+
+def _rope_as_spoken_here(options: dict[str, Any]) -> dict[str, Any]:
+    """transformers before 5 takes `rope_theta` and `rope_scaling` instead of `rope_parameters`, and ignores these."""
+    if "rope_parameters" not in options or int(transformers.__version__.partition(".")[0]) >= 5:
+        return options
+    rope = dict(options["rope_parameters"])
+    rest = {name: value for name, value in options.items() if name != "rope_parameters"}
+    return {**rest, "rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
 
 
 def bert(folder: Path, *, lowercase: bool = True) -> Path:
