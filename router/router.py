@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from foreshore.backend import Backend
@@ -44,6 +45,15 @@ class Loaded:
     tenants: Tenants
     targets: Mapping[str, Target]
     digest: str
+
+    def hold(self) -> None:
+        """Keep all targets open for one request, until `release`."""
+        for target in self.targets.values():
+            target.hold()
+
+    def release(self) -> None:
+        for target in self.targets.values():
+            target.release()
 
     def strategy(self, decision: Decision) -> Fallback:
         """How the decided targets are asked: for now always one after the other."""
@@ -90,6 +100,7 @@ class Router:
         arrived = time.monotonic() if arrived is None else arrived
         decision_id = decision_id or new_id("dec")
         loaded = self.loaded
+        loaded.hold()
         facts = RequestFacts(task=request.task, tenant=caller.tenant, stream=caller.stream)
         try:
             request = _with_deadline(request, arrived + loaded.config.limits.timeout)
@@ -100,6 +111,7 @@ class Router:
             decision = decide(facts, State(policy=loaded.policy, targets=targets, clearing=clearing))
             strategy = loaded.strategy(decision)
         except BaseException as error:
+            loaded.release()
             self.refuse(error, facts, arrived=arrived, decision_id=decision_id)
             raise
         self.metrics.decision.observe(time.monotonic() - arrived)
@@ -113,7 +125,7 @@ class Router:
             arrived=arrived,
             policy=loaded.digest,
             prices={name: target.spec.price for name, target in loaded.targets.items()},
-            record=self._end,
+            record=partial(self._end, loaded),
         )
 
     def refuse(self, error: BaseException, facts: RequestFacts, *, arrived: float, decision_id: str) -> None:
@@ -169,7 +181,8 @@ class Router:
             digest=hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16],
         )
 
-    def _end(self, event: Event) -> None:
+    def _end(self, loaded: Loaded, event: Event) -> None:
+        loaded.release()
         self.metrics.running.dec()
         self._record(event)
 

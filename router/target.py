@@ -36,15 +36,29 @@ class Startable(Protocol):
 
 
 class Target:
-    """`stream` asks the breaker, measures, and reports to both. Closed only when its last stream has ended."""
+    """`stream` asks the breaker, measures, and reports to both. Closed only when nobody holds it any more.
+
+    A request holds every target of its config from its decision to its end: between two attempts none streams.
+    """
 
     def __init__(self, name: str, spec: TargetConfig, backend: Backend, *, breaker: Breaker | None = None) -> None:
         self.name, self.spec, self.backend = name, spec, backend
         self.breaker = breaker or Breaker()
         self.meter = Meter()
         self.in_flight = 0
+        self._holders = 0
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def hold(self) -> None:
+        """Keep the backend open until `release`."""
+        self._holders += 1
+        self._idle.clear()
+
+    def release(self) -> None:
+        self._holders -= 1
+        if self._holders == 0:
+            self._idle.set()
 
     async def start(self) -> None:
         """Load what the backend needs, so that the first request need not wait for it."""
@@ -52,7 +66,7 @@ class Target:
             await self.backend.start()
 
     async def close(self) -> None:
-        """Waits for running streams, then frees the backend."""
+        """Waits for whoever holds it, then frees the backend."""
         await self._idle.wait()
         await self.backend.close()
 
@@ -61,7 +75,7 @@ class Target:
             wait = self.breaker.retry_after or 1.0
             raise Unavailable(f"target {self.name!r} failed lately and rests", target=self.name, retry_after=wait)
         self.in_flight += 1
-        self._idle.clear()
+        self.hold()
         verdict = self.breaker.release
         try:
             async with aclosing(_timed(self.backend.stream(request))) as chunks:
@@ -89,8 +103,7 @@ class Target:
         finally:
             verdict()
             self.in_flight -= 1
-            if self.in_flight == 0:
-                self._idle.set()
+            self.release()
 
     def _judge(self, error: BackendError) -> None:
         """A full queue is no failure; one that names its own wait is believed."""

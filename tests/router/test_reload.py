@@ -75,6 +75,31 @@ def test_a_running_request_ends_on_its_own_target_and_the_next_uses_the_new_one(
     asyncio.run(run())
 
 
+def test_a_request_between_two_attempts_keeps_its_targets_open(tmp_path: Path) -> None:
+    file = tmp_path / "foreshore.yaml"
+    write(file, "old")
+
+    async def run() -> None:
+        go_on = asyncio.Event()
+        gone = [go_on, Unavailable("gone", target="edge")]
+        given = {"edge": FakeBackend(gone, name="edge"), "spare": FakeBackend("spare", name="spare")}
+        router = Router(load_config(file), backends=given)
+        asking = asyncio.create_task(collect(router, ASK))
+        await eventually(lambda: given["edge"].running == 1)
+
+        router._given = {name: FakeBackend("new", name=name) for name in given}
+        file.write_text(file.read_text().replace("same", "other"))
+        await Watcher(router, file).check(force=True)
+        for _ in range(10):
+            await asyncio.sleep(0)  # the retired target's closing gets its turn
+        go_on.set()
+        assert (await asking).text == "spare"
+        await eventually(lambda: given["spare"].closed)
+        await router.close()
+
+    asyncio.run(run())
+
+
 def test_a_private_tenant_stays_private_when_a_reload_drops_it_before_its_body_has_come(tmp_path: Path) -> None:
     file = tmp_path / "foreshore.yaml"
     file.write_text(
