@@ -149,17 +149,14 @@ class Supervisor:
                 child = Child()
             except ForeshoreError as error:
                 self._fail(error)
-                break
+                return
             with self._lock:
                 self._child = child
             child.send(Start(path=str(self._path), options=self._options))
             refused = self._serve(child)
-            self._bury(child, refused, lived_s=time.monotonic() - born)
-            if self.state != "starting":
-                break
+            if not self._bury(child, refused, lived_s=time.monotonic() - born):
+                return
             self._closing.wait(self._pause_s())
-        with self._lock:
-            self._thread = None
 
     def _serve(self, child: Child) -> ForeshoreError | None:
         """Pass messages on until the worker ends; its own reason for not starting, if it gave one."""
@@ -237,13 +234,13 @@ class Supervisor:
                     self._deaths.pop(stream.key, None)
         _wake(touched)
 
-    def _bury(self, child: Child, refused: ForeshoreError | None, *, lived_s: float) -> None:
-        """End what the dead worker leaves open, and settle what comes next: another worker, or failure."""
+    def _bury(self, child: Child, refused: ForeshoreError | None, *, lived_s: float) -> bool:
+        """End what the dead worker leaves open, and settle what comes next: another worker (`True`), or failure."""
         status = child.finish()
         with self._lock:
             self._child, self.log, self.load = None, tuple(child.log), Load()
             if self.state == "closed":
-                return
+                return False
             started = self.state == "ready"
             self._early_deaths = 1 if lived_s > STEADY_S else self._early_deaths + 1
             if status < 0 and -status in CRASHES:
@@ -253,8 +250,10 @@ class Supervisor:
                 self.state, self._ready = "starting", Future()
             else:
                 self._fail(refused or self._obituary(child, status, started))
+            return started
 
     def _fail(self, error: ForeshoreError) -> None:
+        """The calling thread ends here: from now on `ready` may start its successor."""
         with self._lock:
             if self.state == "closed":
                 return

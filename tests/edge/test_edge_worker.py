@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ import pytest
 
 from foreshore.backend import collect
 from foreshore.edge import EngineOptions, LocalBackend
+from foreshore.edge.supervisor import Supervisor
 from foreshore.errors import BadRequest, DeadlineExceeded, ModelError, Overloaded, Unavailable, WorkerDied
 from foreshore.types import Chunk, Request, Sampling
+from tests.store.gguf_files import gguf, write
 
 PATIENCE_S = 60.0
 
@@ -256,6 +260,16 @@ def test_a_module_in_the_working_directory_is_not_run(
     run(scenario())
 
 
+def test_a_retry_at_the_moment_of_failure_starts_one_worker_more_not_two(tmp_path: Path) -> None:
+    path = write(tmp_path / "hollow.gguf", gguf())  # a sound header, but no model behind it
+    supervisor = Supervisor(path, EngineOptions(threads=1), target="edge")
+    first, second = supervisor.ready(), Future[Any]()
+    first.add_done_callback(lambda _: supervisor.ready().add_done_callback(second.set_result))
+    assert isinstance(second.result(PATIENCE_S).exception(), ModelError)
+    asyncio.run(until(lambda: not _supervisors(), "the supervisor's threads have ended"))
+    supervisor.close()
+
+
 def test_no_worker_outlives_its_parent(tiny: Path, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
@@ -281,6 +295,10 @@ def test_no_worker_outlives_its_parent(tiny: Path, tmp_path: Path) -> None:
         await until(lambda: not _lives(worker), "the worker has ended")
 
     run(scenario())
+
+
+def _supervisors() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "foreshore-supervisor"]
 
 
 def _lives(process: psutil.Process) -> bool:
