@@ -88,7 +88,8 @@ class Worker:
             self._inbox.get()()
         while not self._inbox.empty():
             self._inbox.get()()
-        if self._stepper.idle:
+        if self._stepper.idle:  # the last one was cancelled, or refused
+            self._send(Results(load=self._stepper.load))
             return
         events = self._stepper.step()
         self._send(
