@@ -56,7 +56,8 @@ class Child:
         os.set_blocking(self.log_stream.fileno(), False)
         self.socket = ours
         self.log: deque[str] = deque(maxlen=LOG_LINES)
-        self.frozen = False
+        self.frozen = False  # killed, for it did not answer
+        self.stuck = False  # killed, for it answered, but did not come back from a step
         self._buffer = bytearray()
         self._log_tail = b""
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()

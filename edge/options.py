@@ -37,6 +37,7 @@ class EngineOptions:
     gpu_layers: int = 0  # -1: all; needs an engine built for the accelerator
     queue_limit: int = 64  # requests that may wait; more are refused with a time to come back
     heartbeat_s: float = 4.0  # a worker silent for longer is replaced
+    step_limit_s: float = 300.0  # and so is one that does not come back from a step; the longest is a full batch
 
     def __post_init__(self) -> None:
         _at_least("slots", self.slots, 1)
@@ -54,8 +55,9 @@ class EngineOptions:
                 f"batch_tokens is {self.batch_tokens!r}, less than slots ({self.slots!r})",
                 hint="each running sequence needs one token of every step",
             )
-        if self.heartbeat_s <= 0:
-            raise UsageError(f"heartbeat_s is {self.heartbeat_s!r}; it must be positive")
+        for name in ("heartbeat_s", "step_limit_s"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be positive")
         if self.kv_type not in get_args(KvType):
             raise UsageError(f"kv_type is {self.kv_type!r}", hint="one of " + ", ".join(get_args(KvType)))
         if self.flash_attention not in ("auto", "on", "off"):

@@ -134,6 +134,7 @@ class Results:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pong:
     number: int
+    busy_s: float = 0.0  # how long the engine's thread has been in its present step
 
 
 Message = Start | Submit | Cancel | Ping | Ready | Failed | Results | Pong

@@ -2,7 +2,7 @@
 
 One thread per worker reads its socket; consumers may be on any event loop, even on several. When the
 worker dies, every open stream ends with `WorkerDied` and a new worker is started, at once the first
-time, later with growing pauses. One that stops answering is killed and counts as dead.
+time, later with growing pauses. One that stops answering, or is stuck in one step, is killed and counts as dead.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class Supervisor:
         key = _key(request)
         if self._deaths.get(key, 0) >= DEATHS_TO_QUARANTINE:
             raise BadRequest(
-                f"this request was running when the worker crashed {self._deaths[key]} times; it is not tried again",
+                f"this request was running when the worker crashed or hung {self._deaths[key]} times; "
+                "it is not tried again",
                 hint="change the request, and run `foreshore doctor`",
             )
         number = str(next(self._numbers))
@@ -176,7 +177,7 @@ class Supervisor:
                         messages = child.receive()
                         if messages is None:
                             return refused
-                        refused = self._take(messages) or refused
+                        refused = self._take(child, messages) or refused
                     except ForeshoreError as error:  # not our protocol: that process is not to be trusted further
                         child.kill()
                         return error
@@ -195,7 +196,7 @@ class Supervisor:
                     pings = 0
         return refused
 
-    def _take(self, messages: list[Message]) -> ForeshoreError | None:
+    def _take(self, child: Child, messages: list[Message]) -> ForeshoreError | None:
         refused: ForeshoreError | None = None
         for message in messages:
             if isinstance(message, Results):
@@ -204,7 +205,11 @@ class Supervisor:
                 self._welcome(message.info)
             elif isinstance(message, Failed):
                 refused = message.failure.error(self._target)
-            elif not isinstance(message, Pong):
+            elif isinstance(message, Pong):
+                if message.busy_s > self._options.step_limit_s:
+                    child.stuck = True
+                    child.kill()
+            else:
                 raise UpstreamError(f"a worker sent a {type(message).__name__}", target=self._target)
         return refused
 
@@ -243,7 +248,7 @@ class Supervisor:
                 return False
             started = self.state == "ready"
             self._early_deaths = 1 if lived_s > STEADY_S else self._early_deaths + 1
-            if status < 0 and -status in CRASHES:
+            if child.stuck or (status < 0 and -status in CRASHES):
                 self._suspect()
             self._end_streams(lambda: self._obituary(child, status, started))
             if started:
@@ -300,6 +305,8 @@ def _not_json(error: Exception) -> BadRequest:
 def _cause(child: Child, status: int) -> str:
     if child.frozen:
         return "it stopped answering and was replaced"
+    if child.stuck:
+        return "it did not come back from a step and was replaced"
     if status >= 0:
         return f"exit status {status}" + (f"; it said {child.log[-1]!r}" if child.log and status else "")
     try:
@@ -311,6 +318,8 @@ def _cause(child: Child, status: int) -> str:
 def _advice(child: Child, status: int) -> str:
     if child.frozen:
         return "send the request again"
+    if child.stuck:
+        return "send the request again; if it recurs, simplify its grammar or schema, or raise step_limit_s"
     if -status == signal.SIGKILL:
         return "killed from outside or for want of memory; try a smaller variant or fewer kv_tokens if it recurs"
     if -status in (signal.SIGILL, signal.SIGSEGV):

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,6 +56,7 @@ class Worker:
         self._preparing: set[str] = set()
         self._pool = ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare")
         self._start: queue.SimpleQueue[Start] = queue.SimpleQueue()
+        self._busy_since: float | None = None  # written by the main thread alone
 
     def run(self) -> None:
         """Serve until the parent goes away."""
@@ -85,7 +87,11 @@ class Worker:
     def _turn(self) -> None:
         """Take in what arrived (waiting for it when there is nothing to do), step, send the results."""
         if self._stepper.idle:
-            self._inbox.get()()
+            self._busy_since = None
+            task = self._inbox.get()
+            self._busy_since = time.monotonic()
+            task()
+        self._busy_since = time.monotonic()
         while not self._inbox.empty():
             self._inbox.get()()
         if self._stepper.idle:  # the last one was cancelled, or refused
@@ -138,7 +144,8 @@ class Worker:
         elif isinstance(message, Cancel):
             self._cancel(message.id)
         elif isinstance(message, Ping):
-            self._send(Pong(number=message.number))
+            since = self._busy_since
+            self._send(Pong(number=message.number, busy_s=0.0 if since is None else time.monotonic() - since))
         else:
             raise UpstreamError(f"a worker cannot take a {type(message).__name__}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import threading
@@ -93,6 +94,24 @@ def test_a_frozen_worker_is_replaced(tiny: Path) -> None:
                 await signalled(backend, ask(900), signal.SIGSTOP)
             assert (await collect(backend, ask())).finish_reason == "length"
             assert not psutil.pid_exists(first)
+
+    run(scenario())
+
+
+def test_a_worker_that_hangs_in_native_code_is_replaced_and_the_request_refused(tiny: Path) -> None:
+    # Each rule triples the ways to go on: llama.cpp would follow 3 ** 16 of them before the first token.
+    rules = [f"{a} ::= {b}? {b}? {b}?" for a, b in itertools.pairwise("abcdefghijklmnopq")]
+    endless = "\n".join(["root ::= a", *rules, "q ::= [a-z]"])
+
+    async def scenario() -> None:
+        async with open_backend(tiny, heartbeat_s=2.0, step_limit_s=3.0) as backend:
+            for _ in range(2):
+                with pytest.raises(WorkerDied, match="did not come back"):
+                    await collect(backend, ask(sampling={"grammar": endless}))
+                await backend.start()
+            with pytest.raises(BadRequest, match="2 times"):
+                await collect(backend, ask(sampling={"grammar": endless}))
+            assert (await collect(backend, ask())).finish_reason == "length"
 
     run(scenario())
 
