@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from foreshore.config import Config, Constraint, LedgerConfig, Limits, Listen, P
 from foreshore.reliability.ledger import read_events
 from foreshore.router.facts import RequestFacts, TargetFacts
 from foreshore.router.openai_api import CHAT_EXTRA, HARMLESS, ChatBody, CompletionBody
+from tests.cloud.upstream import delta, head, upstream
 from tests.router.serving import PATIENCE_S
 
 START_S = 120.0
@@ -100,6 +102,50 @@ def test_a_real_model_is_served_and_sigterm_ends_it_cleanly(folder: Path) -> Non
     assert [a["target"] for a in events[1]["attempts"]] == ["cloud", "edge"]
     written = b"".join(p.read_bytes() for p in [*folder.glob("home/*.sqlite*"), folder / "serve.log"])
     assert b"canary-cloud-key-1" not in written
+
+
+def test_a_second_signal_does_not_wait_for_running_answers(tmp_path: Path) -> None:
+    async def run() -> None:
+        never = asyncio.Event()
+        async with upstream(head(), delta(content="one"), never) as cloud:
+            (tmp_path / "foreshore.yaml").write_text(
+                f"listen: {{port: 0}}\ntargets: {{cloud: {{kind: openai, model: big, base_url: '{cloud.url}'}}}}\n"
+            )
+            await asyncio.to_thread(_stop_twice, tmp_path)
+            await asyncio.wait_for(cloud.gone.wait(), PATIENCE_S)
+
+    asyncio.run(run())
+    assert [e["terminal_state"] for e in read_events(tmp_path / "home" / "ledger.sqlite")] == ["cancelled"]
+
+
+def _stop_twice(folder: Path) -> None:
+    body = {"model": "cloud", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    with (
+        gateway(folder) as (process, url),
+        httpx.Client(base_url=url, trust_env=False) as client,
+        client.stream("POST", "/v1/chat/completions", json=body) as answer,
+    ):
+        lines = answer.iter_lines()  # held: without it the answer would be closed
+        while "one" not in next(lines):
+            pass
+        process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + PATIENCE_S
+        while _listens(url):  # until the first signal has been seen
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S / 2) == 0
+        with pytest.raises(httpx.TransportError):
+            list(lines)
+
+
+def _listens(url: str) -> bool:
+    try:
+        httpx.get(f"{url}/healthz", trust_env=False)
+    except httpx.TransportError:
+        return False
+    return True
 
 
 def test_the_socket_names_its_protocol_so_that_asyncio_sends_small_pieces_at_once() -> None:

@@ -137,6 +137,8 @@ async def _until_told(router: Router, listener: socket.socket) -> None:
     # uvicorn would raise the signal again once it has stopped, which would end us before the workers are closed.
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     await server.serve(sockets=[listener])
+    for task in server.server_state.tasks:  # a second signal leaves them running, and closing would wait for them
+        task.cancel()
 
 
 @asynccontextmanager
