@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -77,7 +78,7 @@ class Runtime:
         self._runtime = AsyncRuntime(model, options=options)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may close a stream while this thread holds it
         self._closed = False
 
     @property
@@ -142,15 +143,21 @@ class Runtime:
             while (chunk := self._call(_next(stream, turn))) is not None:
                 yield chunk
         finally:
-            if not self._closed:
+            if threading.current_thread() is self._thread:  # collected as garbage there: waiting would be for ever
+                self._submit(_close(stream, turn))
+            elif not self._closed:
                 self._call(_close(stream, turn))
 
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         try:
-            future = asyncio.run_coroutine_threadsafe(work, self._running_loop())
+            with self._lock:  # so that nothing is handed to a loop that `close` has stopped
+                return asyncio.run_coroutine_threadsafe(work, self._running_loop())
         except BaseException:
             work.close()
             raise
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        future = self._submit(work)
         try:
             return future.result()
         except BaseException:  # KeyboardInterrupt above all: the caller no longer waits

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -228,6 +231,51 @@ def test_closing_a_stream_stops_the_work(runtime: Runtime) -> None:
     runtime.complete("hello", max_tokens=1)
     assert runtime.load().running == 0
     assert runtime.load().steps < before + 900
+
+
+def test_a_stream_forgotten_in_a_cycle_stops_wherever_it_is_collected(runtime: Runtime) -> None:
+    class Messages(dict[str, Any]):
+        """Is written as JSON in the runtime's own thread, where it sets off the garbage collector."""
+
+        def items(self) -> Any:
+            collected.append((threading.current_thread().name, gc.collect()))
+            return super().items()
+
+    def forget() -> None:
+        cycle: list[Any] = [runtime.stream_complete("hello", max_tokens=1000, extra={"ignore_eos": True})]
+        next(cycle[0])
+        cycle.append(cycle)
+
+    collected: list[tuple[str, int]] = []
+    gc.disable()
+    try:
+        forget()
+        before = runtime.load().steps
+        assert runtime.complete("hello", max_tokens=1, extra=Messages(user="me")).usage is not None
+    finally:
+        gc.enable()
+    assert ("foreshore-runtime", True) in {(name, count > 0) for name, count in collected}
+    assert runtime.load().steps < before + 900
+
+
+def test_ctrl_c_in_a_plain_loop_stops_the_work(tiny: Path, tmp_path: Path) -> None:
+    script = tmp_path / "loop.py"
+    script.write_text(
+        "import os, signal, sys, threading\n"
+        "from foreshore.edge import Runtime\n"
+        "interrupt = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT))\n"
+        "with Runtime(sys.argv[1]) as runtime:\n"
+        "    try:\n"
+        "        for i, chunk in enumerate(runtime.stream_complete('hello', extra={'ignore_eos': True})):\n"
+        "            if i == 0:\n"
+        "                interrupt.start()\n"
+        "    except KeyboardInterrupt:\n"
+        "        runtime.complete('hello', max_tokens=1)\n"
+        "        print('running', runtime.load().running, 'early', runtime.load().steps < 900)\n"
+    )
+    command = [sys.executable, str(script), str(tiny)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert (done.stdout, done.returncode) == ("running 0 early True\n", 0), done.stderr
 
 
 def test_threads_share_a_runtime(runtime: Runtime) -> None:
