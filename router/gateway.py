@@ -8,7 +8,7 @@ import math
 import time
 import traceback
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -187,15 +187,19 @@ class Gateway:
         return JSONResponse({"status": "ok"})
 
     async def readyz(self, http: HTTPRequest) -> Response:
-        """200 while any target can answer; says what each is doing, and whether the newest config was refused."""
+        """200 while any target can answer. Who may ask is told what each is doing, and what is wrong with a new config."""
         states = {name: target.state for name, target in self.router.loaded.targets.items()}
         ready = any(state in ("ready", "idle") for state in states.values())
-        body = {"status": "ready" if ready else "not ready", "targets": states, "config": self.router.loaded.digest}
-        if self.router.config_error:
-            body["config_error"] = self.router.config_error
+        body: dict[str, Any] = {"status": "ready" if ready else "not ready"}
+        with suppress(Unauthorized):
+            self._admit(http)
+            body |= {"targets": states, "config": self.router.loaded.digest}
+            if self.router.config_error:
+                body["config_error"] = self.router.config_error
         return JSONResponse(body, status_code=200 if ready else 503)
 
     async def metrics(self, http: HTTPRequest) -> Response:
+        self._admit(http)
         return PlainTextResponse(self.router.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 

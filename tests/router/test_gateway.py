@@ -359,6 +359,11 @@ def test_a_key_is_needed_where_tenants_are_named(ledger: Path, monkeypatch: pyte
         assert served.chat(headers={"authorization": "Bearer alice-key-012345678x"}).status_code == 401
         assert served.chat().status_code == 401
         assert served.http.get("/v1/models").status_code == 401
+        assert served.http.get("/metrics").status_code == 401  # it names targets and rules
+        assert served.http.get("/readyz").json() == {"status": "ready"}
+        allowed = {"authorization": "Bearer alice-key-0123456789"}
+        assert "targets" in served.http.get("/readyz", headers=allowed).json()
+        assert served.http.get("/metrics", headers=allowed).status_code == 200
         assert served.openai("alice-key-0123456789").chat.completions.create(model="auto", messages=HI).choices
         assert served.chat(model="cloud", headers={"authorization": "Bearer alice-key-0123456789"}).status_code == 403
         assert {e["tenant"] for e in events(served, ledger)} == {"default", "alice"}
@@ -403,7 +408,8 @@ tenants: [{name: alice, key_env: ALICE_KEY}]
             served.http.post("/v1/chat/completions", content=CANARY.encode(), headers=headers)
             served.http.post(f"/v1/{CANARY}", json={}, headers=headers)
             assert served.router.ledger.flush(PATIENCE_S)
-            metrics = served.http.get("/metrics").text
+            metrics = served.http.get("/metrics", headers=headers).text
+            assert "foreshore_requests_total" in metrics
             written = b"".join(p.read_bytes() for p in ledger.parent.iterdir())
             assert (ledger.parent / "ledger.sqlite-wal").stat().st_size > 0
             assert b"rejected" in written
