@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
+
+from foreshore.cli.demo_requests import asks, send
 
 TARGET = {"count", "correct", "ttft_ms_p50", "tokens_per_s"}
 
@@ -72,5 +75,35 @@ def test_a_second_run_reuses_and_leaves_no_process(home: Path, report: dict[str,
     assert "up to date starter-s:q4_k_m" in done.stderr
     assert "built" not in done.stderr
     assert "private requests that reached the cloud: 0" in done.stdout
-    left = [p for p in psutil.process_iter(["cmdline"]) if str(home) in " ".join(p.info["cmdline"] or [])]
-    assert not left
+    assert not processes_of(home)
+
+
+def test_a_terminated_demo_leaves_no_process(home: Path, report: dict[str, Any]) -> None:
+    environment = {**os.environ, "FORESHORE_HOME": str(home), "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "foreshore.cli", "demo"]
+    with subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stderr is not None
+        assert next(line for line in run.stderr if "gateway at" in line)
+        run.terminate()
+        run.stderr.read()
+    assert run.returncode == 130
+    assert not processes_of(home)
+
+
+def test_a_gateway_that_fails_makes_a_row_with_its_error() -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadError("gone", request=request)
+
+    ask = next(asks())
+    answers = [fail, lambda _: httpx.Response(200, text="data: [DONE]\n\n"), lambda _: httpx.Response(500, text="oops")]
+    for answer in answers:
+        with httpx.Client(base_url="http://gateway", transport=httpx.MockTransport(answer)) as client:
+            row = send(client, ask)
+        assert "no whole answer" in row.error
+        assert not row.correct
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["cmdline"]) if str(home) in " ".join(p.info["cmdline"] or [])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,8 @@ def demo(as_json: Annotated[bool, typer.Option("--json", help="Print what happen
     The gateway and the cloud are two processes that talk HTTP; both end with the command. Configs and ledgers go to
     $FORESHORE_HOME/demo, variants into the model store, where a second run finds them.
     """
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: the two processes must not stay behind
+        signal.signal(ending, signal.default_int_handler)
     with exit_on_error():
         folder = home() / "demo"
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +109,7 @@ def _private_sent(folder: Path, began: float) -> int:
 
 
 def _summary(rows: Sequence[Row], private_sent: int) -> dict[str, Any]:
-    answered = [row for row in rows if row.status == httpx.codes.OK]
+    answered = [row for row in rows if row.status == httpx.codes.OK and not row.error]
     return {
         "requests": [{**asdict(row), "tokens_per_s": _rounded(row.tokens_per_s)} for row in rows],
         "targets": {target: _figures([row for row in answered if row.target == target]) for target in TARGETS},

@@ -79,7 +79,15 @@ def _example(name: str, n: int) -> Example:
 
 
 def send(client: httpx.Client, ask: Ask) -> Row:
-    """Send `ask` as a streamed chat completion, and measure."""
+    """Send `ask` as a streamed chat completion, and measure. A gateway that fails makes a row with an `error`."""
+    try:
+        return _send(client, ask)
+    except (httpx.TransportError, ValueError, KeyError) as error:  # it died, or what it sent is not OpenAI's shape
+        text = f"the gateway gave no whole answer: {error!r}"
+        return Row(task=ask.example.name, private=ask.private, status=httpx.codes.BAD_GATEWAY, error=text)
+
+
+def _send(client: httpx.Client, ask: Ask) -> Row:
     body: dict[str, Any] = {
         "model": ask.model,
         "messages": ask.example.messages,
