@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from foreshore.backend import Backend, join
 from foreshore.config import Config, Tenant
-from foreshore.errors import BadRequest, ForeshoreError, NotFound, Unauthorized
+from foreshore.errors import BadRequest, DeadlineExceeded, ForeshoreError, NotFound, Unauthorized
 from foreshore.router.answers import DONE, Encoder, error_event
 from foreshore.router.body import parse_json, read_body
 from foreshore.router.disconnect import ClientGone, while_connected
@@ -38,6 +38,7 @@ from foreshore.types import Chunk, Request, new_id
 __all__ = ["create_app"]
 
 LONGEST_TIMEOUT = 86_400.0
+GRACE_S = 1.0  # for the last bytes to be taken
 
 
 def create_app(
@@ -118,9 +119,13 @@ class Gateway:
         tenant = self._admit(http)
         limits = self.router.loaded.config.limits
         try:
-            raw = await read_body(http.stream(), limit=limits.body_bytes, declared=http.headers.get("content-length"))
+            async with asyncio.timeout(limits.timeout):
+                length = http.headers.get("content-length")
+                raw = await read_body(http.stream(), limit=limits.body_bytes, declared=length)
         except ClientDisconnect as error:
             raise ClientGone from error
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the body did not come within {limits.timeout:g} s") from error
         content_type = http.headers.get("content-type")
         if len(raw) < LARGE:
             body, request = _parsed(raw, content_type, kind)
@@ -187,7 +192,7 @@ class Gateway:
         return JSONResponse({"status": "ok"})
 
     async def readyz(self, http: HTTPRequest) -> Response:
-        """200 while any target can answer. Who may ask is told what each is doing, and what is wrong with a new config."""
+        """200 while any target can answer. Who may ask is told each target's state, and a refused config."""
         states = {name: target.state for name, target in self.router.loaded.targets.items()}
         ready = any(state in ("ready", "idle") for state in states.values())
         body: dict[str, Any] = {"status": "ready" if ready else "not ready"}
@@ -210,7 +215,10 @@ def _parsed(raw: bytes, content_type: str | None, kind: type[Body]) -> tuple[Bod
 
 
 class EventStream(Response):
-    """Sends an answer as server-sent events. When the client leaves, the stream is closed before this returns."""
+    """Sends an answer as server-sent events. When the client leaves, the stream is closed before this returns.
+
+    So it is when the client stops reading: `GRACE_S` after the request's deadline, which says why to one who reads.
+    """
 
     def __init__(self, first: Chunk, stream: Any, exchange: Exchange, encoder: Encoder) -> None:
         super().__init__(status_code=200, headers=_headers(exchange), media_type="text/event-stream")
@@ -220,9 +228,11 @@ class EventStream(Response):
         self._first, self._stream, self._exchange, self._encoder = first, stream, exchange, encoder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        deadline = self._exchange.request.deadline
         try:
-            await while_connected(self._send_all(send), receive)
-        except (ClientGone, OSError):
+            async with asyncio.timeout(deadline and deadline + GRACE_S - time.monotonic()):
+                await while_connected(self._send_all(send), receive)
+        except (ClientGone, OSError):  # TimeoutError too: uvicorn then cuts the connection
             return
         finally:
             await self._stream.aclose()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +253,32 @@ def test_when_the_client_leaves_the_work_stops(ledger: Path, stream: bool, befor
         eventually(lambda: len(events(served, ledger)) == 1)
         assert events(served, ledger)[0]["terminal_state"] == "cancelled"
         assert served.router.metrics.running._value.get() == 0
+
+
+def test_a_client_that_stops_reading_is_not_waited_for_beyond_the_deadline(ledger: Path) -> None:
+    endless: list[Any] = [*[Chunk(text="x" * 100_000)] * 1000, STOP]
+    with one(endless, ledger, "timeout: 0.5") as served, _asking(served, b'"stream": true', whole=True):
+        fake = served.router._given["edge"]
+        eventually(lambda: len(fake.requests) == 1 and fake.running == 0)
+        assert fake.cancelled == 1
+        eventually(lambda: len(events(served, ledger)) == 1)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(ledger: Path) -> None:
+    with one("ok", ledger, "timeout: 0.2") as served, _asking(served, b'"n": 1', whole=False) as client:
+        assert client.recv(100).startswith(b"HTTP/1.1 504")
+        assert events(served, ledger)[0]["terminal_state"] == "deadline"
+
+
+@contextmanager
+def _asking(served: Served, field: bytes, *, whole: bool) -> Iterator[socket.socket]:
+    """A client that has sent a request, or the first half of one, and reads only if told to."""
+    body = b'{"model": "edge", "messages": [{"role": "user", "content": "x"}], ' + field + b"}"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    url = httpx.URL(served.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=PATIENCE_S) as client:
+        client.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body[: None if whole else len(body) // 2])
+        yield client
 
 
 BAD_BODIES: list[tuple[bytes, int, str]] = [
