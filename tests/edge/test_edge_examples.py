@@ -98,6 +98,18 @@ def test_ctrl_c_stops_the_answer_and_twice_leaves(tmp_path: Path) -> None:
         os.close(ours)
 
 
+def test_ctrl_c_ends_a_single_answer_with_the_status_that_shells_expect(tmp_path: Path) -> None:
+    endless = write_decoder(tmp_path / "endless.gguf", context=4096, never=(*SPECIALS, ">", "d"))
+    command = [sys.executable, "-m", "foreshore.cli", "run", str(endless), "hello", "--threads", "1"]
+    arguments = [*command, "--temperature", "0"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as run:
+        assert run.stdout is not None
+        run.stdout.read(1)  # the answer has begun
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=60)
+    assert run.returncode == 130
+
+
 def read_until(terminal: int, mark: bytes) -> bytes:
     """What the terminal shows up to and with `mark`, byte by byte so that nothing after it is taken."""
     seen, deadline = b"", time.monotonic() + 60

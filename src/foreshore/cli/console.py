@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from foreshore.errors import ForeshoreError
 
-__all__ = ["err", "exit_on_error", "out", "print_json"]
+__all__ = ["INTERRUPTED", "err", "exit_on_error", "out", "print_json"]
 
 PIPED_WIDTH = 120  # of a table that goes to a file or a pipe
 

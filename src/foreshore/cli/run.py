@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from foreshore.backend import Answer, join
-from foreshore.cli.console import err, exit_on_error, out, print_json
+from foreshore.cli.console import INTERRUPTED, err, exit_on_error, out, print_json
 from foreshore.types import Chunk, Message, Timings, Usage
 
 __all__ = ["app"]
@@ -58,8 +58,8 @@ class Chat:
         self._messages.append({"role": "user", "content": prompt})
         if self._as_json:
             print_json(_plain(self._runtime.chat(self._messages, **self._sampling)))
-        else:
-            self._answer()
+        elif self._answer() is None:
+            raise typer.Exit(INTERRUPTED)
 
     def converse(self) -> None:
         """Read, answer, repeat. Ctrl-C stops the answer; a second one at the prompt leaves."""
