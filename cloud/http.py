@@ -105,9 +105,11 @@ class Channel:
         content = _encode(body)
         headers = {"content-type": "application/json", "accept": accept}
         request = self._client.build_request("POST", path, content=content, headers=headers)
+        begun = False
         try:
             sending = self._client.send(request, stream=True)
             response = await self._within(self._patience(deadline), sending, deadline)
+            begun = True
             try:
                 if response.status_code != 200:
                     raise await self._refusal(response, deadline)
@@ -121,8 +123,8 @@ class Channel:
         except httpx.ConnectError as error:
             raise self._unavailable("cannot be reached") from error
         except (httpx.TransportError, httpx.StreamError) as error:
-            said = f"target {self._target!r} broke the connection ({type(error).__name__})"
-            raise Truncated(said, target=self._target) from error
+            broken = self._broken(f"broke the connection ({type(error).__name__})")
+            raise (Truncated(broken.message, target=self._target) if begun else broken) from error
 
     def _patience(self, deadline: float | None) -> float:
         """The moment until which silence is borne."""
