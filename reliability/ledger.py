@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import sqlite3
@@ -20,6 +21,7 @@ from foreshore.reliability.schema import COLUMNS, JSON_COLUMNS, migrate, row
 __all__ = ["Ledger", "read_events"]
 
 BATCH = 256  # events in one transaction
+PRUNE_S = 3600.0  # between two removals of old events
 BUSY_S = 1.0  # how long the writer waits for another process's lock before it drops the batch
 _INSERT = f"INSERT INTO event ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 
@@ -30,9 +32,14 @@ class Ledger:
     WAL with synchronous=NORMAL: a committed event survives a crash of the process, the last ones may go with the power.
     """
 
-    def __init__(self, file: Path, *, queue_size: int = 10_000) -> None:
-        """Opens or creates `file`, readable by its owner only. Raises `SetupError` where that cannot be."""
+    def __init__(self, file: Path, *, queue_size: int = 10_000, keep_days: float = 90.0) -> None:
+        """Opens or creates `file`, readable by its owner only. Raises `SetupError` where that cannot be.
+
+        Events older than `keep_days` are removed, about once an hour while others are written.
+        """
         self.file = file
+        self._keep_s = keep_days * 86_400
+        self._pruned = -math.inf  # on time.monotonic()
         self.written = 0
         self.dropped = 0
         self._queue: queue.Queue[Event | None] = queue.Queue(queue_size)
@@ -79,6 +86,7 @@ class Ledger:
                 database = database or _connect(self.file)
                 with database:
                     database.executemany(_INSERT, [row(event) for event in batch])
+                    self._prune(database)
                 self.written += len(batch)
             except (sqlite3.Error, OSError, TypeError, ValueError):
                 self.dropped += len(batch)
@@ -88,6 +96,11 @@ class Ledger:
                 for _ in batch:
                     self._queue.task_done()
         _discard(database)
+
+    def _prune(self, database: sqlite3.Connection) -> None:
+        if time.monotonic() - self._pruned >= PRUNE_S:
+            database.execute("DELETE FROM event WHERE at < ?", (time.time() - self._keep_s,))
+            self._pruned = time.monotonic()
 
     def _next_batch(self) -> list[Event] | None:
         """At least one event, or None when the ledger closes."""

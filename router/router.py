@@ -76,7 +76,9 @@ class Router:
         self._given = dict(backends or {})
         self._retired: set[asyncio.Task[None]] = set()
         self.loaded = self._load(config, {})
-        self.ledger = ledger or Ledger(config.ledger.file, queue_size=config.ledger.queue)
+        self.ledger = ledger or Ledger(
+            config.ledger.file, queue_size=config.ledger.queue, keep_days=config.ledger.keep_days
+        )
 
     async def start(self) -> None:
         """Load the local targets. Raises the first failure."""

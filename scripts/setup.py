@@ -63,10 +63,11 @@ def check_compiler() -> None:
 
 
 def make_venv() -> None:
-    if PYTHON.exists():
+    if PYTHON.exists() and subprocess.run([str(PYTHON), "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return
     say(f"creating {VENV}")
-    subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+    if subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)]).returncode != 0:
+        stop(f"cannot create {VENV}", "apt-get install python3-venv, and check the free space")
 
 
 def pip(*arguments: str) -> None:
@@ -81,7 +82,9 @@ def native_wheel() -> Path:
     """The folder with the engine's wheel for this CPU, built if it is not there."""
     module = native()
     chosen, version = module.build(), module.LLAMA_CPP_PYTHON  # type: ignore[attr-defined]
-    folder = CACHE / chosen.key
+    extra = os.environ.get("CMAKE_ARGS", "")  # of the user: another binary, so another place
+    cmake_args = f"{chosen.cmake_args} {extra}".strip()
+    folder = CACHE / (chosen.key + (f"-{hashlib.sha256(extra.encode()).hexdigest()[:8]}" if extra else ""))
     if list(folder.glob("llama_cpp_python-*.whl")):
         say(f"native engine: the wheel built earlier ({chosen.reason})")
         return folder
@@ -89,7 +92,7 @@ def native_wheel() -> Path:
     check_compiler()
     say(f"native engine: compiling llama-cpp-python {version} (about 5 minutes on 2 cores); {chosen.reason}")
     unfinished = folder.with_suffix(f".{os.getpid()}")
-    compile_wheel(version, chosen.cmake_args, unfinished)
+    compile_wheel(version, cmake_args, unfinished)
     try:
         unfinished.rename(folder)
     except OSError:  # another set-up was faster
@@ -100,7 +103,7 @@ def native_wheel() -> Path:
 def compile_wheel(version: str, cmake_args: str, folder: Path) -> None:
     log_path = folder.with_suffix(".log")
     command = [str(PYTHON), "-m", "pip", "wheel", "-v", "--no-deps", "--no-cache-dir", "-w", str(folder)]
-    environment = {**os.environ, "CMAKE_ARGS": f"{cmake_args} {os.environ.get('CMAKE_ARGS', '')}".strip()}
+    environment = {**os.environ, "CMAKE_ARGS": cmake_args}
     process = subprocess.Popen(
         [*command, f"llama-cpp-python=={version}"],
         env=environment,

@@ -164,6 +164,7 @@ class Limits(_Part):
 class LedgerConfig(_Part):
     path: Path | None = None  # None: $FORESHORE_HOME/ledger.sqlite
     queue: int = Field(default=10_000, ge=1)  # events waiting for the disk; more are dropped and counted
+    keep_days: Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)] = 90.0  # older events are removed
 
     @property
     def file(self) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from foreshore.errors import SetupError
 
-__all__ = ["disk_errors", "fsync", "require_space", "sha256", "write_text"]
+__all__ = ["disk_errors", "existing", "fsync", "require_space", "sha256", "write_text"]
 
 PIECE = 4 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -33,7 +33,7 @@ def disk_errors(folder: Path, needed: int = 0) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise _full(folder, needed, shutil.disk_usage(_existing(folder)).free) from error
+            raise _full(folder, needed, shutil.disk_usage(existing(folder)).free) from error
         if error.errno in _DENIED:
             hint = "set FORESHORE_HOME to a folder that you may write to"
             raise SetupError(f"cannot write to {str(folder)!r}: {error.strerror}", hint=hint) from error
@@ -75,5 +75,6 @@ def _full(folder: Path, needed: int, free: int) -> SetupError:
     )
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
+    """The nearest of `folder` and its parents that is there."""
     return next(p for p in (folder, *folder.parents) if p.exists())

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from filelock import FileLock
 
 from foreshore.cli.demo_requests import asks, send
 
@@ -107,3 +108,11 @@ def test_a_gateway_that_fails_makes_a_row_with_its_error() -> None:
 
 def processes_of(home: Path) -> list[psutil.Process]:
     return [p for p in psutil.process_iter(["cmdline"]) if str(home) in " ".join(p.info["cmdline"] or [])]
+
+
+def test_two_at_once_do_not_disturb_each_other(home: Path) -> None:
+    (home / "demo").mkdir(exist_ok=True)
+    with FileLock(home / "demo" / "lock"):
+        done = demo(home)
+    assert done.returncode == 5
+    assert "another demo is running" in done.stderr

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,15 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SetupError):
         Ledger(tmp_path / "file" / "ledger.sqlite")
+
+
+def test_old_events_go_when_new_ones_come(tmp_path: Path) -> None:
+    day = 86_400.0
+    first = Ledger(tmp_path / "ledger.sqlite")
+    first.append(replace(event(0), at=time.time() - 8 * day))
+    first.append(replace(event(1), at=time.time() - 6 * day))
+    first.close()
+    second = Ledger(tmp_path / "ledger.sqlite", keep_days=7)
+    second.append(event(2))
+    second.close()
+    assert [e["decision_id"] for e in read_events(tmp_path / "ledger.sqlite")] == ["dec-1", "dec-2"]

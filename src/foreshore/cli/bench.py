@@ -13,6 +13,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
+from foreshore import native
 from foreshore.cli.console import err, exit_on_error, out, print_json
 
 __all__ = ["Measurement", "app", "machine", "measure"]
@@ -69,7 +70,7 @@ def prefill(
 def machine() -> dict[str, Any]:
     """What a number of this machine depends on."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": native.cpu_name(),
         "physical_cores": psutil.cpu_count(logical=False),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_average": round(psutil.getloadavg()[0], 2),
@@ -111,11 +112,3 @@ def _report(
     )  # fmt: skip
     out.print(table)
     out.print(" · ".join(f"{k} {v}" for k, v in machine().items()), style="dim")
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -18,6 +18,7 @@ from typing import Literal
 import psutil
 
 from foreshore import native
+from foreshore.disk import existing
 from foreshore.errors import ForeshoreError, WorkerDied
 from foreshore.home import home
 
@@ -65,7 +66,7 @@ def _cpu(name: str) -> Finding:
 
 
 def _memory(name: str) -> Finding:
-    memory, folder = psutil.virtual_memory(), _existing(home())
+    memory, folder = psutil.virtual_memory(), existing(home())
     disk = shutil.disk_usage(folder).free
     text = f"{memory.available >> 20} of {memory.total >> 20} MiB free; {disk >> 20} MiB of disk free under {folder}"
     if memory.available < SPARE_MEMORY or disk < SPARE_MEMORY:
@@ -76,7 +77,7 @@ def _memory(name: str) -> Finding:
 
 def _home(name: str) -> Finding:
     folder = home()
-    if not os.access(_existing(folder), os.W_OK):
+    if not os.access(existing(folder), os.W_OK):
         return Finding(name=name, status="error", text=f"{folder} is not writable", remedy="set FORESHORE_HOME")
     return Finding(name=name, status="ok", text=f"{folder}{'' if folder.exists() else ' (made at first use)'}")
 
@@ -180,10 +181,6 @@ def _config(name: str) -> Finding:
         remedy = f"set {', '.join(unset)} before foreshore serve"
         return Finding(name=name, status="warning", text=f"{where}; a key is not set", remedy=remedy)
     return Finding(name=name, status="ok", text=f"{where}; targets: {', '.join(config.targets)}")
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 CHECKS: dict[str, Callable[[str], Finding]] = {

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from foreshore.errors import ForeshoreError
 
-__all__ = ["INTERRUPTED", "err", "exit_on_error", "out", "print_json"]
+__all__ = ["INTERRUPTED", "err", "exit_on_error", "out", "print_json", "show_error"]
 
 PIPED_WIDTH = 120  # of a table that goes to a file or a pipe
 
@@ -29,15 +29,20 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def show_error(error: ForeshoreError) -> None:
+    """One line, and a hint where there is one."""
+    err.print(f"[bold red]error:[/] {escape(error.message)}")
+    if error.hint:
+        err.print(f"[bold]hint:[/] {escape(error.hint)}")
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Print a `ForeshoreError` as one line and a hint, and leave with its exit code."""
     try:
         yield
     except ForeshoreError as error:
-        err.print(f"[bold red]error:[/] {escape(error.message)}")
-        if error.hint:
-            err.print(f"[bold]hint:[/] {escape(error.hint)}")
+        show_error(error)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         err.print("interrupted")

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from filelock import FileLock, Timeout
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
@@ -23,6 +24,8 @@ from rich.table import Table
 from foreshore.cli.console import err, exit_on_error, out, print_json
 from foreshore.cli.demo_requests import Row, asks, send, tokens_per_s
 from foreshore.cli.gateway_process import GatewayProcess
+from foreshore.disk import disk_errors
+from foreshore.errors import SetupError
 from foreshore.home import home
 from foreshore.reliability.ledger import read_events
 
@@ -46,16 +49,29 @@ def demo(as_json: Annotated[bool, typer.Option("--json", help="Print what happen
         signal.signal(ending, signal.default_int_handler)
     with exit_on_error():
         folder = home() / "demo"
-        folder.mkdir(parents=True, exist_ok=True)
-        _build()
-        began = time.time()
-        with _gateway(folder) as url:
-            rows = _send_all(url)
-        summary = _summary(rows, _private_sent(folder, began))
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            _build()
+            began = time.time()
+            with _gateway(folder) as url:
+                rows = _send_all(url)
+            summary = _summary(rows, _private_sent(folder, began))
         if as_json:
             print_json(summary)
         else:
             _show(rows, summary, folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two demos on one folder would overwrite each other's configs and count each other's requests."""
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout as error:
+        hint = "wait for it to end, or set FORESHORE_HOME to another folder"
+        raise SetupError(f"another demo is running in {str(folder)!r}", hint=hint) from error
 
 
 def _build() -> None:

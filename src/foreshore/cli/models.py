@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -9,8 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from foreshore.cli.console import err, exit_on_error, out, print_json
-from foreshore.cli.quantize import human, manifest_table, reporting, show
+from foreshore.cli.quantize import byte_bars, human, manifest_table, reporting, show
 from foreshore.errors import ModelError
+from foreshore.manifest import Manifest
 from foreshore.store import Store
 
 __all__ = ["app"]
@@ -78,10 +80,11 @@ def verify(
     with exit_on_error():
         store = Store()
         manifests = [store.get(ref)] if ref else store.list()
-        found = {m.ref: list(store.verify(m)) for m in manifests}
+        found = _verified(store, manifests)
         broken = [] if ref else [e.message for e in store.broken()]
         if as_json:
-            print_json([{"ref": r, "ok": not p, "problems": p} for r, p in found.items()])
+            unread = [{"ref": None, "ok": False, "problems": [message]} for message in broken]
+            print_json([*({"ref": r, "ok": not p, "problems": p} for r, p in found.items()), *unread])
         else:
             for name, problems in found.items():
                 out.print(f"{escape(name)}: " + (escape("; ".join(problems)) if problems else "[green]ok[/]"))
@@ -90,6 +93,13 @@ def verify(
             raise ModelError(
                 f"damaged: {', '.join(bad + broken)}", hint="build it again with `foreshore quantize --force`"
             )
+
+
+def _verified(store: Store, manifests: Sequence[Manifest]) -> dict[str, list[str]]:
+    """The problems of each variant, with a bar while its files are hashed."""
+    with byte_bars() as bars:
+        task = bars.add_task("hashing", total=sum(m.bytes for m in manifests))
+        return {m.ref: list(store.verify(m, lambda done: bars.advance(task, done))) for m in manifests}
 
 
 @app.command("rm")

@@ -16,7 +16,7 @@ from foreshore.cli.console import err, exit_on_error, out, print_json
 from foreshore.manifest import Manifest
 from foreshore.quantize.progress import Progress as Step
 
-__all__ = ["Reporter", "app", "manifest_table", "reporting"]
+__all__ = ["Reporter", "app", "byte_bars", "manifest_table", "reporting"]
 
 app = typer.Typer()
 
@@ -82,10 +82,15 @@ class Reporter:
         self.bars.update(self.tasks[key], completed=step.done, total=step.total)
 
 
+def byte_bars() -> Progress:
+    """Bars that count bytes, on stderr if that is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
 @contextmanager
 def reporting() -> Iterator[Reporter]:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+    with byte_bars() as bars:
         yield Reporter(bars)
 
 

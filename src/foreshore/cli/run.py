@@ -11,7 +11,8 @@ import typer
 from rich.markup import escape
 
 from foreshore.backend import Answer, join
-from foreshore.cli.console import INTERRUPTED, err, exit_on_error, out, print_json
+from foreshore.cli.console import INTERRUPTED, err, exit_on_error, out, print_json, show_error
+from foreshore.errors import BackendError, BadRequest
 from foreshore.types import Chunk, Message, Timings, Usage
 
 __all__ = ["app"]
@@ -97,8 +98,13 @@ class Chat:
         return True
 
     def _turn(self, line: str) -> None:
+        """One question and its answer; what failed or was stopped is not part of the conversation."""
         self._messages.append({"role": "user", "content": line})
-        answer = self._answer()
+        try:
+            answer = self._answer()
+        except (BadRequest, BackendError) as error:
+            show_error(error)
+            answer = None
         if answer is None:
             self._messages.pop()
         else:

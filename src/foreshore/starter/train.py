@@ -13,7 +13,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -39,12 +39,15 @@ PROMPT_WEIGHT = 0.03  # of a prompt token's loss: the model should also know wha
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that makes one starter. `weights` scales how often a difficulty, or one `task-level`, is drawn."""
+    """Everything that makes one starter. `weights` scales how often a difficulty, or one `task-level`, is drawn;
+    from step `turn` on `late_weights` does, so that what takes longest to learn can come first."""
 
     layers: int
     reasons: bool
     steps: int
     weights: dict[str, float]
+    turn: int | None = None
+    late_weights: dict[str, float] = field(default_factory=dict)
     hidden: int = 256
     heads: int = 4
     kv_heads: int = 2
@@ -78,6 +81,8 @@ RECIPES = {
             "question-1": 0.7,
             "question-2": 1.5,
         },
+        turn=800,
+        late_weights={"easy": 1.5, "medium": 2.0, "hard": 1.5, "greeting-1": 0.5, "sort-3": 2.5, "sort-4": 3.0},
     ),
 }
 
@@ -85,11 +90,11 @@ RECIPES = {
 # --- data -------------------------------------------------------------------------------------------------------
 
 
-def kinds(recipe: Recipe) -> tuple[list[tuple[str, int]], list[float]]:
-    """Every `(task, level)` and how often to draw it."""
+def kinds(recipe: Recipe, step: int) -> tuple[list[tuple[str, int]], list[float]]:
+    """Every `(task, level)` and how often to draw it at `step`."""
+    now = recipe.weights if recipe.turn is None or step < recipe.turn else recipe.late_weights
     pairs = [(task, level) for task in TASKS for level in levels(task)]
-    weights = [recipe.weights.get(f"{t}-{n}", recipe.weights[difficulty(t, n)]) for t, n in pairs]
-    return pairs, weights
+    return pairs, [now.get(f"{t}-{n}", now[difficulty(t, n)]) for t, n in pairs]
 
 
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
@@ -151,11 +156,11 @@ def collate(rows: list[tuple[list[int], int]], pad: int) -> tuple[torch.Tensor, 
 
 def batches(tokenizer: Tokenizer, recipe: Recipe, pad: int, first_step: int) -> Iterator[Any]:
     """Batches of about `tokens_per_step` tokens from `first_step` on; step n is the same whatever came before it."""
-    pairs, weights = kinds(recipe)
     pool_steps = 16
     step = first_step - first_step % pool_steps
     while True:
         rng = random.Random(f"{recipe.seed}/{step}")
+        pairs, weights = kinds(recipe, step)
         rows: list[tuple[list[int], int]] = []
         needed = pool_steps * recipe.tokens_per_step
         while needed > 0:
