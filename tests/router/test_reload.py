@@ -81,7 +81,7 @@ def test_a_request_between_two_attempts_keeps_its_targets_open(tmp_path: Path) -
 
     async def run() -> None:
         go_on = asyncio.Event()
-        gone = [go_on, Unavailable("gone", target="edge")]
+        gone: list[Chunk | BaseException | asyncio.Event] = [go_on, Unavailable("gone", target="edge")]
         given = {"edge": FakeBackend(gone, name="edge"), "spare": FakeBackend("spare", name="spare")}
         router = Router(load_config(file), backends=given)
         asking = asyncio.create_task(collect(router, ASK))
