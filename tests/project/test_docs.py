@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from foreshore.cli import app
+from foreshore.cli import COMMANDS, app
 from foreshore.quantize import build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,11 +52,12 @@ def test_there_are_documented_commands() -> None:
     assert len(commands()) >= 15
 
 
-@pytest.mark.parametrize("name", ["demo", "quantize", "models", "run", "serve", "route", "bench", "doctor"])
-def test_every_command_has_help(name: str) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_stands_in_the_list(name: str) -> None:
     done = CliRunner().invoke(app, [name, "--help"])
     assert done.exit_code == 0
     assert "Usage" in done.output
+    assert re.search(rf"^\W*{name} +\w", CliRunner().invoke(app, ["--help"]).output, re.MULTILINE)
 
 
 def test_the_embed_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,22 +9,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-__all__ = ["app", "main"]
+__all__ = ["COMMANDS", "app", "main"]
 
-COMMANDS = {
-    "demo": "Build a variant, serve it, route between it and a stand-in cloud: the whole thing in one command.",
-    "quantize": "Build on-device variants of a model.",
-    "models": "List, show, verify, remove and pull variants in the model store.",
-    "run": "Chat with a variant in the terminal; tokens/s shown.",
-    "serve": "Start the OpenAI-compatible gateway.",
-    "route": "Explain and check routing decisions.",
-    "bench": "Measure prefill and decode speed on this machine.",
-    "doctor": "Check Python, the native engine, memory, extras and config.",
-}
+COMMANDS = ("demo", "quantize", "models", "run", "serve", "route", "bench", "doctor")
 
 
 class LazyGroup(TyperGroup):
-    """Imports `foreshore.cli.NAME` when NAME is asked for, so that `--help` and small commands start fast."""
+    """Imports `foreshore.cli.NAME` when NAME is asked for, so that no command waits for what another needs."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -32,7 +23,9 @@ class LazyGroup(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        return typer.main.get_command(import_module(f"foreshore.cli.{cmd_name}").app)
+        command = typer.main.get_command(import_module(f"foreshore.cli.{cmd_name}").app)
+        command.name = cmd_name
+        return command
 
 
 app = typer.Typer(cls=LazyGroup, no_args_is_help=True, add_completion=True, rich_markup_mode="rich")
