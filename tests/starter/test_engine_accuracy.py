@@ -15,7 +15,7 @@ from foreshore.starter.tasks import difficulty
 from foreshore.store import Store
 
 EASY = ("sum-1", "sort-1", "extract-2", "intent-2", "json-2", "memory-2", "system-2", "tool-2")
-HARD = ("sum-2", "sum-3", "subtract-2", "story-2", "question-2")
+HARD = ("sum-2", "sum-3", "subtract-2", "story-2", "count-2")
 SAMPLE = 8
 
 
