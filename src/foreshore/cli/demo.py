@@ -148,7 +148,9 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _show(rows: Sequence[Row], summary: dict[str, Any], folder: Path) -> None:
-    table = Table("request", "private", "target", "rule", "TTFT ms", "tok/s", "tokens", "answer", "correct", box=None)
+    table = Table(box=None)
+    for title in ("request", "private", "target", "rule", "TTFT ms", "tok/s", "tokens", "answer", "correct"):
+        table.add_column(title, no_wrap=True)
     for row in rows:
         table.add_row(*_cells(row))
     out.print(table)
@@ -175,6 +177,6 @@ def _cells(row: Row) -> list[str]:
     return [name, private, row.target, row.rule, *measured, escape(_short(row.answer)), mark]
 
 
-def _short(text: str, width: int = 36) -> str:
+def _short(text: str, width: int = 30) -> str:
     line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "\u2026"
