@@ -9,7 +9,6 @@ import pytest
 
 from tests.tiny_model import write_decoder, write_encoder
 
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So a shell starts what it runs in the background, and children inherit it: the tests of Ctrl-C would wait forever.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -166,7 +166,7 @@ def decoder(
     tokenizer = byte_level(pre)
     end = tokenizer.token_to_id("<|im_end|>")
     settings = {**SIZES, "vocab_size": 640, "num_key_value_heads": 2, "eos_token_id": end, "bos_token_id": None}
-    config = getattr(transformers, f"{family}Config")(**settings, **_rope_as_spoken_here(extra))
+    config = getattr(transformers, f"{family}Config")(**{**settings, **_rope_as_spoken_here(extra)})
     torch.manual_seed(1)
     model = getattr(transformers, f"{family}ForCausalLM")(config)
     with torch.no_grad():
