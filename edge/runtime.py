@@ -152,7 +152,7 @@ class Runtime:
         try:
             with self._lock:  # so that nothing is handed to a loop that `close` has stopped
                 return asyncio.run_coroutine_threadsafe(work, self._running_loop())
-        except BaseException:
+        except Unavailable:  # only here the loop surely has not got it: Ctrl-C may come when it already runs there
             work.close()
             raise
 
