@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,8 +63,15 @@ def check_compiler() -> None:
         )
 
 
+def venv_works() -> bool:
+    try:
+        return subprocess.run([str(PYTHON), "-m", "pip", "--version"], capture_output=True).returncode == 0
+    except OSError:  # not there, or half of it
+        return False
+
+
 def make_venv() -> None:
-    if PYTHON.exists() and subprocess.run([str(PYTHON), "-m", "pip", "--version"], capture_output=True).returncode == 0:
+    if venv_works():
         return
     say(f"creating {VENV}")
     if subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)]).returncode != 0:
@@ -78,26 +86,43 @@ def pip(*arguments: str) -> None:
         )
 
 
-def native_wheel() -> Path:
-    """The folder with the engine's wheel for this CPU, built if it is not there."""
+@dataclass(frozen=True)
+class Engine:
+    """The native engine this machine should have, and the folder of its wheel."""
+
+    version: str
+    cmake_args: str
+    reason: str
+    folder: Path
+
+
+def wanted_engine() -> Engine:
     module = native()
-    chosen, version = module.build(), module.LLAMA_CPP_PYTHON  # type: ignore[attr-defined]
+    chosen = module.build()  # type: ignore[attr-defined]
     extra = os.environ.get("CMAKE_ARGS", "")  # of the user: another binary, so another place
-    cmake_args = f"{chosen.cmake_args} {extra}".strip()
-    folder = CACHE / (chosen.key + (f"-{hashlib.sha256(extra.encode()).hexdigest()[:8]}" if extra else ""))
-    if list(folder.glob("llama_cpp_python-*.whl")):
-        say(f"native engine: the wheel built earlier ({chosen.reason})")
-        return folder
+    mark = f"-{hashlib.sha256(extra.encode()).hexdigest()[:8]}" if extra else ""
+    return Engine(
+        version=module.LLAMA_CPP_PYTHON,  # type: ignore[attr-defined]
+        cmake_args=f"{chosen.cmake_args} {extra}".strip(),
+        reason=chosen.reason,
+        folder=CACHE / (chosen.key + mark),
+    )
+
+
+def build_engine(engine: Engine) -> None:
+    """Compile the wheel, unless an earlier set-up has."""
+    if list(engine.folder.glob("llama_cpp_python-*.whl")):
+        say(f"native engine: the wheel built earlier ({engine.reason})")
+        return
     CACHE.mkdir(parents=True, exist_ok=True)
     check_compiler()
-    say(f"native engine: compiling llama-cpp-python {version} (about 5 minutes on 2 cores); {chosen.reason}")
-    unfinished = folder.with_suffix(f".{os.getpid()}")
-    compile_wheel(version, cmake_args, unfinished)
+    say(f"native engine: compiling llama-cpp-python {engine.version} (about 5 minutes on 2 cores); {engine.reason}")
+    unfinished = engine.folder.with_suffix(f".{os.getpid()}")
+    compile_wheel(engine.version, engine.cmake_args, unfinished)
     try:
-        unfinished.rename(folder)
+        unfinished.rename(engine.folder)
     except OSError:  # another set-up was faster
         shutil.rmtree(unfinished)
-    return folder
 
 
 def compile_wheel(version: str, cmake_args: str, folder: Path) -> None:
@@ -128,16 +153,12 @@ def compile_wheel(version: str, cmake_args: str, folder: Path) -> None:
     log_path.unlink()
 
 
-def fingerprint(extras: list[str], wheels: Path) -> str:
+def fingerprint(extras: list[str], engine: Engine) -> str:
     parts = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
-    return hashlib.sha256(b"".join([*parts, ",".join(extras).encode(), str(wheels).encode()])).hexdigest()
+    return hashlib.sha256(b"".join([*parts, ",".join(extras).encode(), str(engine.folder).encode()])).hexdigest()
 
 
-def install(extras: list[str], wheels: Path) -> None:
-    stamp = VENV / "foreshore-setup"
-    wanted = fingerprint(extras, wheels)
-    if stamp.exists() and wanted in stamp.read_text().split():
-        return
+def install(extras: list[str], engine: Engine) -> None:
     target = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
     say(f"installing foreshore{'[' + ','.join(extras) + ']' if extras else ''} and what it needs")
     pip(
@@ -146,19 +167,24 @@ def install(extras: list[str], wheels: Path) -> None:
         "--constraint",
         str(ROOT / "constraints.txt"),
         "--find-links",
-        str(wheels),
+        str(engine.folder),
         "--only-binary=llama-cpp-python",
         "--editable",
         target,
     )
-    with stamp.open("a") as file:
-        file.write(wanted + "\n")
 
 
 def main() -> None:
     check_machine()
     make_venv()
-    install(sorted(sys.argv[1:]), native_wheel())
+    extras, engine, stamp = sorted(sys.argv[1:]), wanted_engine(), VENV / "foreshore-setup"
+    mark = fingerprint(extras, engine)
+    if stamp.exists() and mark in stamp.read_text().split():
+        return
+    build_engine(engine)
+    install(extras, engine)
+    with stamp.open("a") as file:
+        file.write(mark + "\n")
 
 
 if __name__ == "__main__":
