@@ -40,11 +40,14 @@ def digest(request: Request) -> str:
         "messages": request.messages,
         "prompt": request.prompt,
         "inputs": request.inputs,
+        "query": request.query,
         "tools": request.tools,
         "tool_choice": request.tool_choice,
         "response_format": request.response_format,
         "stop": request.sampling.stop,
         "grammar": request.sampling.grammar,
+        "dry_sequence_breakers": request.sampling.dry_sequence_breakers,
+        "samplers": request.sampling.samplers,
         "extra": request.extra,
     }
     try:

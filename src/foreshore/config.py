@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from foreshore.errors import ConfigError
 from foreshore.home import home
 from foreshore.lined_yaml import Document, Loc, read_yaml
-from foreshore.types import Task
+from foreshore.runtime_config import EngineConfig, RuntimeConfig
+from foreshore.runtime_config import Part as _Part
+from foreshore.types import ServiceTier, Task
 
 __all__ = ["Config", "Constraint", "Rule", "TargetConfig", "find_config", "load_config", "parse_config"]
 
@@ -38,15 +40,11 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 TASKS: dict[str, tuple[Task, ...]] = {
-    "local": ("chat", "completion", "embedding"),
+    "local": ("chat", "completion", "embedding", "rerank", "tokenize", "detokenize"),
     "openai": ("chat", "completion", "embedding"),
     "anthropic": ("chat",),
 }
 BASE_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com/v1"}
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Listen(_Part):
@@ -68,6 +66,9 @@ class Tenant(_Part):
     name: Name
     key_env: EnvName
     private: bool = False  # true: every request of this tenant stays local
+    weight: float = Field(default=1.0, ge=0.01, le=100, allow_inf_nan=False)  # share of a busy machine, to others'
+    service_tier: ServiceTier = "default"  # of requests that name none
+    highest_tier: ServiceTier = "priority"  # that a request may name
 
 
 class Price(_Part):
@@ -78,7 +79,8 @@ class Price(_Part):
 
 
 class TargetConfig(_Part):
-    """One place that can answer. `base_url`, `key_env` and the timeouts belong to cloud kinds."""
+    """One place that can answer. `base_url`, `key_env` and the timeouts belong to cloud kinds, `engine` and
+    `keep_alive` to local ones."""
 
     kind: Kind
     model: str = Field(min_length=1)
@@ -90,6 +92,8 @@ class TargetConfig(_Part):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     tasks: tuple[Task, ...] = ()
     price: Price = Price()
+    engine: EngineConfig | None = None
+    keep_alive: Annotated[float, Field(ge=0, le=31_536_000)] | None = None  # seconds from its last request to unloading
 
     @field_validator("base_url")
     @classmethod
@@ -109,7 +113,11 @@ class TargetConfig(_Part):
             for name in ("base_url", "key_env", "max_tokens_field"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} means nothing for kind 'local'")
-        elif self.kind == "anthropic" and self.key_env is None:
+            return self
+        for name in ("engine", "keep_alive"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is for kind 'local', not {self.kind!r}")
+        if self.kind == "anthropic" and self.key_env is None:
             raise ValueError("kind 'anthropic' needs key_env")
         elif self.kind == "openai" and self.base_url is None and self.key_env is None:
             raise ValueError("kind 'openai' needs key_env, or the base_url of a server that takes no key")
@@ -181,6 +189,7 @@ class Config(_Part):
     default: tuple[Name, ...] = ()  # (): all targets, in the file's order
     limits: Limits = Limits()
     ledger: LedgerConfig = LedgerConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
 
     @property
     def fallback_order(self) -> tuple[str, ...]:

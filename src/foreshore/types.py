@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from foreshore.clearance import Clearance
 
 __all__ = [
+    "GAP_BOUNDS",
     "Chunk",
     "FinishReason",
     "Message",
     "Request",
     "Sampling",
+    "ServiceTier",
     "Task",
     "TerminalState",
     "Timings",
@@ -30,7 +32,8 @@ __all__ = [
 ]
 
 Message = Mapping[str, Any]
-Task = Literal["chat", "completion", "embedding"]
+Task = Literal["chat", "completion", "embedding", "rerank", "tokenize", "detokenize"]
+ServiceTier = Literal["priority", "default", "flex"]  # OpenAI's names: who waits for whom on a busy machine
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 TerminalState = Literal[
     "complete",  # finish reason and terminator both seen
@@ -41,6 +44,9 @@ TerminalState = Literal[
     "policy_abort",  # no target was allowed to answer
     "rejected",  # the request itself was wrong: nobody could have answered it
 ]
+
+# Upper bounds, in seconds, of the classes that gaps between tokens are counted in; one more class has no bound.
+GAP_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
 
 
 def new_id(prefix: str) -> str:
@@ -53,7 +59,7 @@ class Sampling:
     """How tokens are drawn. `None` means: the model's own default, else the value named here.
 
     Defaults follow OpenAI's API reference where it has the parameter (temperature 1, top_p 1,
-    penalties 0); `top_k`, `min_p` and `repeat_penalty` are off unless asked for.
+    penalties 0); the others have llama-server's names and values, and are off unless asked for.
     """
 
     max_tokens: int | None = None  # None: until the context is full
@@ -64,6 +70,25 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repeat_penalty: float = 1.0
+    repeat_last_n: int = 64  # tokens, the prompt's among them, that the three penalties look back on; 0: none
+    dry_multiplier: float = 0.0  # 0: off; DRY punishes what would continue a repetition
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2  # tokens that may be repeated unpunished
+    dry_penalty_last_n: int = 64  # tokens that DRY looks back on; 0: off
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    top_n_sigma: float = 0.0  # 0 or below: off; keeps logits within n standard deviations of the best
+    typical_p: float = 1.0  # 1: off
+    xtc_probability: float = 0.0  # 0: off; how often the likeliest are left out
+    xtc_threshold: float = 0.1  # above 0.5: off; who counts as likeliest
+    dynatemp_range: float = 0.0  # 0: off; temperature moves by so much with the entropy
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0  # 0: off; 1 or 2: the version, which takes the place of all that narrows or penalises
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    adaptive_target: float = -1.0  # below 0: off; the probability that drawn tokens should have had on average
+    adaptive_decay: float = 0.9
+    min_keep: int = 0  # how many tokens typical_p, top_p, min_p and xtc leave at least
+    samplers: tuple[str, ...] | None = None  # their order; None: llama.cpp's, see docs/sampling.md
     seed: int | None = None  # None: drawn at random
     stop: tuple[str, ...] = ()
     logit_bias: Mapping[int, float] = field(default_factory=dict)
@@ -78,13 +103,18 @@ class Request:
     task: Task = "chat"
     model: str = ""  # as the caller named it; "" or "auto" leaves the choice to the router
     messages: tuple[Message, ...] = ()  # chat
-    prompt: str | tuple[int, ...] = ""  # completion: text or token ids
-    inputs: tuple[str, ...] = ()  # embedding
+    prompt: str | tuple[int, ...] = ""  # completion and tokenize: text or token ids; detokenize: token ids
+    inputs: tuple[str, ...] = ()  # embedding: texts; rerank: documents
+    query: str = ""  # rerank: what the documents are ranked for
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | Mapping[str, Any] | None = None
     response_format: Mapping[str, Any] | None = None
     sampling: Sampling = field(default_factory=Sampling)
     tenant: str = "default"
+    weight: float = 1.0  # the tenant's share of a busy machine, relative to other tenants'
+    service_tier: ServiceTier = "default"
+    deterministic: bool = False  # computed apart from all others, so that equal requests get equal answers
+    adapter: str | None = None  # the name of a LoRA adapter that the local model was loaded with
     deadline: float | None = None  # absolute, on time.monotonic(); None: no deadline
     id: str = field(default_factory=lambda: new_id("req"))
     extra: Mapping[str, Any] = field(default_factory=dict)  # body fields only a cloud target understands
@@ -119,6 +149,8 @@ class Timings:
     ttft_s: float = 0.0
     decode_s: float = 0.0  # first token to last
     decode_tokens: int = 0  # all completion tokens, the first included
+    gaps: tuple[int, ...] = ()  # tokens after the first by the time since the one before, in classes of GAP_BOUNDS
+    parked: int = 0  # how often the answer gave its memory up to others and went on later
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -157,7 +189,8 @@ class ToolCallDelta:
 class Chunk:
     """A piece of an answer. Only the last has `finish_reason`, and it carries `usage` (and `timings` if local).
 
-    Of an embedding request each chunk has the vector of input `index`, and the last one `usage`.
+    Of an embedding request each chunk has the vector of input `index`, of a rerank request the `score` of
+    document `index`, and the last one `usage`. A tokenize request gets one chunk, with `tokens`.
     """
 
     text: str = ""
@@ -166,6 +199,8 @@ class Chunk:
     logprobs: tuple[TokenLogprob, ...] = ()
     index: int = 0
     embedding: tuple[float, ...] | None = None
+    score: float | None = None
+    tokens: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
