@@ -16,17 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshore.edge.batch import Batch
-from foreshore.edge.options import DEFAULT_CONTEXT, EngineOptions, ModelInfo
+from foreshore.edge.options import DEFAULT_CONTEXT, MAX_SLOTS, EngineOptions, ModelInfo
 from foreshore.edge.vocab import Vocab
 from foreshore.errors import ForeshoreError, ModelError, SetupError
 
-__all__ = ["Aborted", "Engine", "NoSlot"]
+__all__ = ["MAX_DRAFTED", "Aborted", "Engine", "NoSlot"]
 
+MAX_DRAFTED = 16  # tokens of all drafts in one step
 KV_BYTES = 1 << 30  # the default share of memory for keys and values
 _FLASH = {"auto": -1, "off": 0, "on": 1}
 _GGML_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30}
 _POOLING_NONE = 0
 _libc = ctypes.CDLL(None)
+_logits_address = native._lib["llama_get_logits"]  # as a number: a typed pointer is slow to make
+_logits_address.argtypes, _logits_address.restype = [ctypes.c_void_p], ctypes.c_void_p
 
 
 class NoSlot(ForeshoreError):
@@ -42,25 +45,48 @@ class Engine:
 
     def __init__(self, path: Path, options: EngineOptions) -> None:
         native.llama_backend_init()
-        self.options = options
+        self.path, self.options = path, options
+        self._rows: NDArray[np.float32] | None = None  # the engine's buffer for logits, a row for each place
+        self._address = 0  # of `_rows`
+        self._fresh = False  # whether the last step's logits are known to be there
         self._context: Any = None
-        self._logits: dict[int, NDArray[np.float32]] = {}
+        self._apart: Any = None  # opened by the first deterministic request
+        self._adapters: dict[str, Any] = {}
+        self._adapter: dict[bool, str | None] = {False: None, True: None}  # in use, by `apart`
+        self.threads = options.thread_count
         self.model = _load_model(path, options)
         try:
             self.vocab = Vocab(self.model)
             self.info = _describe(self.model, path, options)
             self._abort_flag = ctypes.create_string_buffer(2)
             self.batch = Batch(options.batch_tokens)
+            for name, adapter in options.adapters:  # the engine wants them before any context
+                self._adapters[name] = _load_adapter(self.model, name, adapter)
             if self.info.generates:
-                self._context = self._open_context()
+                self._context = self._open_context(self.info.kv_tokens, self.scratch + 1)
                 self._memory = native.llama_get_memory(self._context)
         except BaseException:
             self.close()
             raise
 
-    def decode(self, batch: Batch) -> None:
-        """Compute `batch`. Raises `NoSlot` (nothing changed), `Aborted`, or `SetupError` where the engine is broken."""
-        code = native.llama_decode(self._context, batch.raw)
+    @property
+    def scratch(self) -> int:
+        """The slot of a sequence that nobody reads. Slots below it can be computed: more than `slots`, for who is
+        overtaken keeps its place. Slots above can hold what was computed."""
+        return min(MAX_SLOTS, max(4, 2 * self.options.slots)) - 1
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether a sequence can be cut and shared: recurrent models keep one state for all that was read."""
+        return not (native.llama_model_is_recurrent(self.model) or native.llama_model_is_hybrid(self.model))
+
+    def decode(self, batch: Batch, *, apart: bool = False) -> None:
+        """Compute `batch`, `apart` in the context for deterministic requests, which has one sequence, slot 0.
+
+        Raises `NoSlot` (nothing changed), `Aborted`, or `SetupError` where the engine is broken.
+        """
+        self._fresh = False
+        code = native.llama_decode(self._apart if apart else self._context, batch.raw)
         if code == 1:
             raise NoSlot(f"no room in the KV cache for {batch.size} tokens")
         if code == 2:
@@ -68,14 +94,44 @@ class Engine:
         if code != 0:
             raise SetupError(f"the engine could not compute a step (code {code!r})", hint="run `foreshore doctor`")
 
-    def logits(self, row: int) -> NDArray[np.float32]:
+    def logits(self, row: int, *, apart: bool = False) -> NDArray[np.float32]:
         """Logits of the batch's `row`, shape (vocab_size,); a view that the next `decode` overwrites."""
-        pointer = native.llama_get_logits_ith(self._context, row)
-        return np.ctypeslib.as_array(pointer, (self.vocab.size,))
+        if not self._fresh:  # one call for all rows of a step
+            self._fresh = True
+            address = _logits_address(self._apart if apart else self._context)
+            if address != self._address:
+                self._address = address
+                shape = ctypes.c_float * self.vocab.size * (self.scratch + 1 + MAX_DRAFTED)
+                self._rows = np.ctypeslib.as_array(shape.from_address(address))
+        assert self._rows is not None
+        found: NDArray[np.float32] = self._rows[self.batch.places[row]]
+        return found
 
-    def forget(self, slot: int, start: int = 0) -> None:
+    def begin_apart(self) -> None:
+        """Make the context for deterministic requests empty: each one finds the same memory in the same order."""
+        if self._apart is None:
+            self._apart = self._open_context(self.info.context_tokens, 1)
+        native.llama_memory_clear(native.llama_get_memory(self._apart), False)
+
+    def use_adapter(self, name: str | None, *, apart: bool = False) -> None:
+        """Apply the LoRA adapter `name`, or none, to all that is computed from now on."""
+        if self._adapter[apart] == name:
+            return
+        context = self._apart if apart else self._context
+        if name is None:
+            native.llama_set_adapters_lora(context, None, 0, None)
+        else:
+            adapters = (type(self._adapters[name]) * 1)(self._adapters[name])
+            native.llama_set_adapters_lora(context, adapters, 1, (ctypes.c_float * 1)(1.0))
+        self._adapter[apart] = name
+
+    def forget(self, slot: int, start: int = 0, *, apart: bool = False) -> None:
         """Drop what the sequence in `slot` holds from position `start` on."""
-        native.llama_memory_seq_rm(self._memory, slot, start, -1)
+        native.llama_memory_seq_rm(native.llama_get_memory(self._apart) if apart else self._memory, slot, start, -1)
+
+    def clear(self) -> None:
+        """Nothing is held: begin at the front of the cache again, so that the same request finds the same order."""
+        native.llama_memory_clear(self._memory, False)
 
     def share(self, source: int, target: int, tokens: int) -> None:
         """Let `target` begin with the first `tokens` of `source`, without copying them."""
@@ -85,12 +141,25 @@ class Engine:
         """Tokens in the cache for `slot`."""
         return int(native.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
+    def state_bytes(self, slot: int) -> int:
+        """The size of what `save` gives."""
+        return int(native.llama_state_seq_get_size(self._context, slot))
+
     def save(self, slot: int) -> bytes:
         """The sequence's state, for `restore` into any slot of an engine with the same model and options."""
+        if slot <= self.scratch:
+            return self._state(slot)
+        self.share(slot, self.scratch, self.held(slot))  # the engine writes states of slots that can be computed
+        try:
+            return self._state(self.scratch)
+        finally:
+            self.forget(self.scratch)
+
+    def _state(self, slot: int) -> bytes:
         size = native.llama_state_seq_get_size(self._context, slot)
         buffer = (ctypes.c_uint8 * size)()
         written = native.llama_state_seq_get_data(self._context, buffer, size, slot)
-        return bytes(buffer[:written])
+        return ctypes.string_at(buffer, written)
 
     def restore(self, slot: int, state: bytes) -> None:
         """Raises `NoSlot` where the state does not fit."""
@@ -104,6 +173,8 @@ class Engine:
 
     def set_threads(self, threads: int) -> None:
         # Two or more sequences in a step count as a batch, so both numbers matter while decoding.
+        # The context for deterministic requests keeps its number: sums are split by it.
+        self.threads = threads
         native.llama_set_n_threads(self._context, threads, threads)
 
     def metadata(self, key: str) -> str | None:
@@ -118,26 +189,28 @@ class Engine:
         if self._context is None:
             return
         self.batch.clear()
-        row = self.batch.add([self.vocab.first_token()], start=0, slot=0, wanted=True)
+        row = self.batch.add([self.vocab.first_token()], start=0, slot=0, wanted=1)
         self.decode(self.batch)
         self.logits(row)
         self.forget(0)
 
     def close(self) -> None:
-        if self._context is not None:
-            native.llama_free(self._context)
-            self._context = None
+        for context in (self._context, self._apart):
+            if context is not None:
+                native.llama_free(context)
+        self._context = self._apart = None
         if self.model is not None:
             native.llama_model_free(self.model)
             self.model = None
 
-    def _open_context(self) -> Any:
+    def _open_context(self, tokens: int, slots: int) -> Any:
         options, params = self.options, native.llama_context_default_params()
-        params.n_ctx = self.info.kv_tokens
+        params.n_ctx = tokens
         params.n_batch = params.n_ubatch = options.batch_tokens
-        params.n_seq_max = options.slots
-        # One row of logits a sequence; the default reserves a row for each token of a batch.
-        params.n_outputs_max = options.slots
+        # A unified cache tells 256 sequences apart whatever this says; only these can be computed.
+        params.n_seq_max = slots
+        # One row of logits a sequence, and for drafts; the default reserves a row for each token of a batch.
+        params.n_outputs_max = slots + (0 if options.speculation == "off" else MAX_DRAFTED)
         params.n_threads = params.n_threads_batch = self.info.threads
         params.flash_attn_type = _FLASH[options.flash_attention]
         params.type_k = params.type_v = _GGML_TYPES[options.kv_type]
@@ -151,7 +224,7 @@ class Engine:
         context = native.llama_init_from_model(self.model, params)
         if not context:
             raise SetupError(
-                f"no context of {self.info.kv_tokens} tokens could be made for {self.info.name!r}",
+                f"no context of {tokens} tokens could be made for {self.info.name!r}",
                 hint="choose fewer kv_tokens or slots, kv_type f16, or flash_attention auto",
             )
         return context
@@ -180,6 +253,16 @@ def _load_model(path: Path, options: EngineOptions) -> Any:
     return model
 
 
+def _load_adapter(model: Any, name: str, path: str) -> Any:
+    adapter = native.llama_adapter_lora_init(model, str(Path(path).expanduser()).encode())
+    if not adapter:
+        raise ModelError(
+            f"the LoRA adapter {name!r} cannot be loaded from {Path(path).name!r}",
+            hint="it must be a .gguf made for this very model",
+        )
+    return adapter
+
+
 def _describe(model: Any, path: Path, options: EngineOptions) -> ModelInfo:
     trained = int(native.llama_model_n_ctx_train(model))
     generates = bool(native.llama_model_has_decoder(model)) and not _is_encoder(model)
@@ -202,6 +285,7 @@ def _describe(model: Any, path: Path, options: EngineOptions) -> ModelInfo:
         threads=options.thread_count,
         chat=generates and native.llama_model_chat_template(model, None) is not None,
         generates=generates,
+        adapters=tuple(name for name, _ in options.adapters),
         system=native.llama_print_system_info().decode().strip(" |"),
     )
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 from numpy.typing import NDArray
 
 from foreshore.edge.parse import AnswerParser, Piece
 from foreshore.edge.prepare import Prepared
 from foreshore.edge.sampling import Sampler, logprobs
-from foreshore.edge.scheduler import Sequence
+from foreshore.edge.sequence import Sequence
 from foreshore.edge.text import TextStream
 from foreshore.edge.vocab import Vocab
-from foreshore.types import Chunk, FinishReason, Timings, TokenLogprob, Usage
+from foreshore.types import GAP_BOUNDS, Chunk, FinishReason, Timings, TokenLogprob, Usage
 
 __all__ = ["Generation"]
 
@@ -23,16 +25,19 @@ class Generation:
         request = prepared.request
         self.sequence = Sequence(
             id=request.id,
-            prompt_tokens=len(prepared.tokens),
+            tokens=list(prepared.tokens),
             max_tokens=prepared.max_tokens,
             arrived=prepared.arrived,
             deadline=request.deadline,
             tenant=request.tenant,
+            weight=request.weight,
+            tier=request.service_tier,
+            deterministic=request.deterministic,
+            adapter=request.adapter,
         )
         self.ended = False
-        self.tokens = list(prepared.tokens)  # the prompt, then what was drawn
         self._vocab = vocab
-        self._sampler = Sampler(prepared.sampling, vocab)
+        self._sampler = Sampler(prepared.sampling, vocab, prepared.tokens)
         self._logprobs = prepared.sampling.logprobs
         self._stream = TextStream(prepared.sampling.stop)
         chat = request.task == "chat"
@@ -40,14 +45,13 @@ class Generation:
         self._ignore_end = prepared.ignore_end
         self._reasoning_tokens = 0
         self._first = self._last = 0.0
+        self._gaps = [0] * (len(GAP_BOUNDS) + 1)
 
     def take(self, row: NDArray[np.float32], now: float) -> Chunk | None:
         """Draw the next token. Returns what can be shown of it, if anything; the last chunk says why it ended."""
         token = self._sampler.draw(row)
-        self._last = now
-        if self.sequence.generated == 1:
-            self._first = now
-        self.tokens.append(token)
+        self._tick(now)
+        self.sequence.tokens.append(token)
         if self._vocab.is_end(token) and not self._ignore_end:
             return self._end("stop")
         text = self._stream.push(self._vocab.piece(token))
@@ -58,6 +62,13 @@ class Generation:
         if not piece and not entry:
             return None
         return Chunk(text=piece.text, reasoning=piece.reasoning, tool_calls=piece.tool_calls, logprobs=entry)
+
+    def _tick(self, now: float) -> None:
+        if self._first:
+            self._gaps[bisect_left(GAP_BOUNDS, now - self._last)] += 1
+        else:
+            self._first = now
+        self._last = now
 
     def close(self) -> None:
         self._sampler.close()
@@ -83,6 +94,7 @@ class Generation:
             usage=Usage(
                 prompt_tokens=self.sequence.prompt_tokens,
                 completion_tokens=self.sequence.generated,
+                cached_tokens=self.sequence.shared,
                 reasoning_tokens=self._reasoning_tokens,
             ),
             timings=self._timings(),
@@ -105,8 +117,10 @@ class Generation:
         return Timings(
             queue_s=admitted - sequence.arrived,
             prefill_s=self._first - admitted,
-            prefill_tokens=sequence.prompt_tokens,
+            prefill_tokens=sequence.prompt_tokens - sequence.shared,
             ttft_s=self._first - sequence.arrived,
             decode_s=self._last - self._first,
             decode_tokens=sequence.generated,
+            gaps=tuple(self._gaps),
+            parked=sequence.parked,
         )

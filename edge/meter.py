@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Meter"]
 
+ANSWER_WEIGHT = 0.1
 HALF_LIFE_S = 10.0  # of busy time: idle seconds do not age a measurement
 
 
@@ -13,6 +14,7 @@ class Meter:
     def __init__(self) -> None:
         self._prefill = [0.0, 0.0]
         self._decode = [0.0, 0.0]
+        self.answer_tokens = 128.0  # of a usual answer; the first guess is as good as any
 
     def observe(self, *, prefill_tokens: int, decode_tokens: int, seconds: float) -> None:
         """One step. A mixed step's time counts in full for both: each is what its kind of work got for it."""
@@ -21,6 +23,14 @@ class Meter:
             if tokens:
                 sums[0] = sums[0] * fade + tokens
                 sums[1] = sums[1] * fade + seconds
+
+    def answered(self, tokens: int) -> None:
+        """An answer ended after `tokens`."""
+        self.answer_tokens += ANSWER_WEIGHT * (tokens - self.answer_tokens)
+
+    def guessed(self, tokens: int) -> None:
+        """The last step gave so many more answer tokens than it had streams."""
+        self._decode[0] += tokens
 
     @property
     def prefill_tokens_per_s(self) -> float:

@@ -4,7 +4,7 @@ tokenization stalls no running stream."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,33 +12,35 @@ from typing import Any
 from foreshore.edge.json_schema import any_json_grammar, schema_grammar
 from foreshore.edge.options import ModelInfo
 from foreshore.edge.parse import OPEN_THINK
-from foreshore.edge.sampling import resolve, validate
-from foreshore.edge.template import ChatTemplate
-from foreshore.edge.tools import tool_grammar
+from foreshore.edge.ranking import Pairing
+from foreshore.edge.sampling import resolve, validate, warm
+from foreshore.edge.template import ChatTemplate, Segment
+from foreshore.edge.tool_formats import HERMES, tool_format
+from foreshore.edge.tools import Toolbox
 from foreshore.edge.vocab import Vocab
 from foreshore.errors import BadRequest, ContextExceeded
-from foreshore.types import Message, Request, Sampling
+from foreshore.types import Chunk, Message, Request, Sampling, Usage
 
 __all__ = ["Prepared", "Preparer"]
 
 # Body fields that change nothing about a local answer.
-_HARMLESS = frozenset(
-    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"}
-)
-_HONOURED = frozenset({"ignore_eos"})
+_HARMLESS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "stream_options"})
+_HONOURED = frozenset({"ignore_eos", "add_special", "parse_special"})
+_MEANS_NOTHING = (("n", 1), ("parallel_tool_calls", True))  # several calls in one answer are always allowed
+_THINKING = ("enabled", "adaptive", "disabled")  # Anthropic's words; what templates know of it is on or off
 _ANSWER = 'root ::= [^<]* "</think>" [ \\n]* answer\n'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A request ready to run. `inputs` is set for embeddings, the other token fields otherwise."""
+    """A request ready to run. `inputs` is set for embeddings and reranking, the other token fields otherwise."""
 
     request: Request
     arrived: float
     tokens: list[int]
     max_tokens: int
     sampling: Sampling
-    tools: bool = False
+    tools: Toolbox | None = None  # what the model may call
     thinking: bool = False  # the prompt ends inside the model's reasoning
     ignore_end: bool = False  # go on to `max_tokens` whatever the model says, as benchmarks must
     inputs: tuple[list[int], ...] = ()
@@ -48,22 +50,48 @@ class Preparer:
     """Knows the model's vocabulary, template and limits. `prepare` may run in several threads."""
 
     def __init__(
-        self, vocab: Vocab, info: ModelInfo, template: ChatTemplate | None, defaults: dict[str, float]
+        self,
+        vocab: Vocab,
+        info: ModelInfo,
+        template: ChatTemplate | None,
+        defaults: dict[str, float],
+        pairing: Pairing | None = None,
     ) -> None:
+        """`pairing` says that the model ranks, and how it reads a pair."""
         self._vocab, self._info, self._template, self._defaults = vocab, info, template, defaults
+        self._pairing = pairing
+        self._tool_format = HERMES if template is None else tool_format(template.source)
 
-    def prepare(self, request: Request, arrived: float) -> Prepared:
-        """Raises `BadRequest`, naming the field, for what this model cannot do or nobody can."""
+    def prepare(self, request: Request, arrived: float) -> Prepared | Chunk:
+        """What the engine has to compute, or the whole answer where there is nothing to compute.
+
+        Raises `BadRequest`, naming the field, for what this model cannot do or nobody can.
+        """
         options = _check_extra(request.extra)
+        if request.task == "tokenize":
+            return self._tokenized(request, options)
+        if request.task == "detokenize":
+            return _answer(text=self._text(request))
+        if request.task == "rerank":
+            return self._ranking(request, arrived)
         if request.task == "embedding":
             return self._embedding(request, arrived)
         if not self._info.generates:
             raise BadRequest(f"model {self._info.name!r} only embeds; it writes no answers", param="model")
         if request.task == "completion":
-            return self._finish(request, arrived, self._completion(request), self._sampling(request, False))
+            return self._finish(request, arrived, self._completion(request), self._sampling(request, False, None))
         return self._chat(request, arrived, options)
 
     def _chat(self, request: Request, arrived: float, options: dict[str, Any]) -> Prepared:
+        segments = self._rendered(request, options)
+        tokens = [t for s in segments for t in self._vocab.tokenize(s.text, special=s.trusted)]
+        thinking = bool(segments) and segments[-1].trusted and segments[-1].text.rstrip().endswith(OPEN_THINK)
+        tools = Toolbox.of(self._tool_format, request.tools)
+        sampling = self._sampling(request, thinking, tools)
+        offered = tools if tools.parameters and request.tool_choice != "none" else None
+        return self._finish(request, arrived, tokens, sampling, tools=offered, thinking=thinking)
+
+    def _rendered(self, request: Request, options: dict[str, Any]) -> tuple[Segment, ...]:
         if self._template is None:
             raise BadRequest(
                 f"model {self._info.name!r} has no chat template", hint="send a completion instead", param="messages"
@@ -75,22 +103,38 @@ class Preparer:
         ):
             raise BadRequest(f"tool_choice is {request.tool_choice!r}", param="tool_choice")
         tools = () if request.tool_choice == "none" else tuple(_tool(t) for t in request.tools)
-        segments = self._template.render([_message(m) for m in request.messages], tools=tools, **options)
-        tokens = [t for s in segments for t in self._vocab.tokenize(s.text, special=s.trusted)]
-        thinking = bool(segments) and segments[-1].trusted and segments[-1].text.rstrip().endswith(OPEN_THINK)
-        sampling = self._sampling(request, thinking)
-        return self._finish(request, arrived, tokens, sampling, tools=bool(tools), thinking=thinking)
+        return self._template.render([_message(m) for m in request.messages], tools=tools, **options)
+
+    def _tokenized(self, request: Request, options: dict[str, Any]) -> Chunk:
+        """The tokens of a text as it is, or of messages as the model would read them."""
+        if request.messages:
+            segments = self._rendered(request, options)
+            tokens = [t for s in segments for t in self._vocab.tokenize(s.text, special=s.trusted)]
+            return _answer(tokens=tuple(tokens))
+        if not isinstance(request.prompt, str):
+            raise BadRequest("content is no text", param="content")
+        special, begin = request.extra.get("parse_special", True), request.extra.get("add_special", False)
+        return _answer(tokens=tuple(self._vocab.tokenize(request.prompt, special=bool(special), begin=bool(begin))))
+
+    def _text(self, request: Request) -> str:
+        """What the tokens stand for, control tokens as they are written."""
+        if isinstance(request.prompt, str):
+            raise BadRequest("tokens is no list of token ids", param="tokens")
+        self._check_tokens(request.prompt, "tokens")
+        pieces = (self._vocab.piece(t) or self._vocab.text(t).encode() for t in request.prompt)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def _check_tokens(self, tokens: Sequence[int], param: str) -> None:
+        wrong = next((t for t in tokens if not isinstance(t, int) or not 0 <= t < self._vocab.size), None)
+        if wrong is not None:
+            raise BadRequest(f"{param} holds token {wrong!r}, but the vocabulary has {self._vocab.size}", param=param)
 
     def _completion(self, request: Request) -> list[int]:
         if isinstance(request.prompt, str):
             tokens = self._vocab.tokenize(request.prompt, special=True, begin=True)
         else:
             tokens = list(request.prompt)
-            wrong = next((t for t in tokens if not isinstance(t, int) or not 0 <= t < self._vocab.size), None)
-            if wrong is not None:
-                raise BadRequest(
-                    f"prompt holds token {wrong!r}, but the vocabulary has {self._vocab.size}", param="prompt"
-                )
+            self._check_tokens(tokens, "prompt")
         if not tokens:
             raise BadRequest("prompt is empty", hint="send at least one character", param="prompt")
         return tokens
@@ -98,7 +142,26 @@ class Preparer:
     def _embedding(self, request: Request, arrived: float) -> Prepared:
         if not request.inputs or any(not isinstance(text, str) or not text for text in request.inputs):
             raise BadRequest("input must hold at least one text, and none may be empty", param="input")
+        if self._pairing is not None:
+            raise BadRequest(f"model {self._info.name!r} only ranks; it makes no embeddings", param="model")
         inputs = tuple(self._vocab.tokenize(text, special=False, begin=True) for text in request.inputs)
+        return self._pooled(request, arrived, inputs)
+
+    def _ranking(self, request: Request, arrived: float) -> Prepared:
+        if self._pairing is None:
+            raise BadRequest(
+                f"model {self._info.name!r} does not rank: its file has no ranking head",
+                hint="load a cross-encoder, or list `tasks` in the config",
+                param="model",
+            )
+        if not request.query:
+            raise BadRequest("query is empty", param="query")
+        if not request.inputs or any(not isinstance(text, str) or not text for text in request.inputs):
+            raise BadRequest("documents must hold at least one text, and none may be empty", param="documents")
+        pairs = tuple(self._pairing.tokens(request.query, document) for document in request.inputs)
+        return self._pooled(request, arrived, pairs)
+
+    def _pooled(self, request: Request, arrived: float, inputs: tuple[list[int], ...]) -> Prepared:
         longest = max(map(len, inputs))
         if longest > self._info.embedding_tokens:
             raise ContextExceeded(prompt_tokens=longest, context_tokens=self._info.embedding_tokens)
@@ -113,7 +176,7 @@ class Preparer:
         tokens: list[int],
         sampling: Sampling,
         *,
-        tools: bool = False,
+        tools: Toolbox | None = None,
         thinking: bool = False,
     ) -> Prepared:
         room = self._info.context_tokens - len(tokens)
@@ -130,17 +193,25 @@ class Preparer:
             ignore_end=bool(request.extra.get("ignore_eos")),
         )
 
-    def _sampling(self, request: Request, thinking: bool) -> Sampling:
+    def _sampling(self, request: Request, thinking: bool, tools: Toolbox | None) -> Sampling:
         validate(request.sampling, self._vocab.size)
         sampling = resolve(request.sampling, self._defaults)
-        ours = _format_grammar(request.response_format) or tool_grammar(request.tools, request.tool_choice)
-        if ours is None:
-            return sampling
-        if sampling.grammar is not None:
+        ours = _format_grammar(request.response_format)
+        if ours is None and tools is not None:
+            ours = tools.grammar(request.tool_choice)
+        if ours is not None and sampling.grammar is not None:
             raise BadRequest("grammar and a JSON format or a required tool exclude each other", param="grammar")
-        if thinking:  # the model thinks first; the format holds for the answer after it
-            ours = _ANSWER + ours.replace("root ::=", "answer ::=", 1)
-        return replace(sampling, grammar=ours)
+        if ours is not None:
+            # A model that thinks does so first; the format holds for the answer after it.
+            ours = _ANSWER + ours.replace("root ::=", "answer ::=", 1) if thinking else ours
+            sampling = replace(sampling, grammar=ours)
+        warm(sampling, self._vocab)
+        return sampling
+
+
+def _answer(*, tokens: tuple[int, ...] = (), text: str = "") -> Chunk:
+    """A whole answer that cost nothing."""
+    return Chunk(tokens=tokens, text=text, finish_reason="stop", usage=Usage(prompt_tokens=0, completion_tokens=0))
 
 
 def _format_grammar(form: Mapping[str, Any] | None) -> str | None:
@@ -210,8 +281,10 @@ def _check_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, value in extra.items():
         if name == "chat_template_kwargs" and isinstance(value, Mapping):
-            options = {str(k): v for k, v in value.items() if k not in ("messages", "tools")}
-        elif not (name in _HARMLESS | _HONOURED or value is None or (name == "n" and value == 1)):
+            options |= {str(k): v for k, v in value.items() if k not in ("messages", "tools")}
+        elif name == "thinking" and isinstance(value, Mapping) and value.get("type") in _THINKING:
+            options = {"enable_thinking": value["type"] != "disabled", **options}
+        elif not (name in _HARMLESS | _HONOURED or value is None or (name, value) in _MEANS_NOTHING):
             raise BadRequest(
                 f"{name} is {value!r:.80}, which a local model does not honour", hint="leave it out", param=name
             )

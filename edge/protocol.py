@@ -12,7 +12,8 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from operator import attrgetter
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from foreshore import errors
 from foreshore.clearance import Clearance
@@ -29,6 +30,7 @@ __all__ = [
     "Pong",
     "Ready",
     "Results",
+    "SetThreads",
     "Start",
     "Submit",
     "decode",
@@ -39,7 +41,12 @@ __all__ = [
 
 MAX_MESSAGE = 256 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
-T = TypeVar("T")
+_TEXT = ["text"]
+_LOAD = tuple(field.name for field in fields(Load))
+_load_values = attrgetter(*_LOAD)
+_rest = attrgetter(*(field.name for field in fields(Chunk) if field.name != "text"))
+_NO_REST = _rest(Chunk())
+_dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +114,13 @@ class Ping:
     number: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetThreads:
+    """From the next step on; requests that ask for determinism keep the number that the options gave."""
+
+    threads: int
+
+
 # Worker to parent
 
 
@@ -137,13 +151,14 @@ class Pong:
     busy_s: float = 0.0  # how long the engine's thread has been in its present step
 
 
-Message = Start | Submit | Cancel | Ping | Ready | Failed | Results | Pong
+Message = Start | Submit | Cancel | SetThreads | Ping | Ready | Failed | Results | Pong
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:
     """One frame. Raises `TypeError` or `ValueError` for values that JSON does not have."""
-    body = json.dumps({"kind": type(message).__name__, **_plain(message)}, separators=(",", ":")).encode()
+    plain = _plain_results(message) if type(message) is Results else _plain(message)
+    body = _dumps({"kind": type(message).__name__, **plain}).encode()
     if len(body) > MAX_MESSAGE:
         raise ValueError(f"a message of {len(body)} bytes is too long; at most {MAX_MESSAGE}")
     return _LENGTH.pack(len(body)) + body
@@ -154,7 +169,7 @@ def decode(body: bytes) -> Message:
     try:
         value = json.loads(body)
         kind = _KINDS[value.pop("kind")]
-        message: Message = _build(kind, value)
+        message: Message = _build_results(value) if kind is Results else _build(kind, value)
         return message
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UpstreamError(f"a message between the worker and its parent is damaged: {body[:80]!r}") from error
@@ -181,6 +196,28 @@ def unframe(buffer: bytearray) -> Iterator[bytes]:
         body = bytes(buffer[_LENGTH.size : end])
         del buffer[:end]
         yield body
+
+
+# A step's results pass here once for every token of every stream, so they have their own, shorter way:
+# the usual chunk is its text alone, and the load its values in the order of its fields.
+
+
+def _plain_results(results: Results) -> dict[str, Any]:
+    chunks = [(i, {"text": c.text} if _is_text(c) else _plain(c)) for i, c in results.chunks]
+    failures = [(i, _plain(failure)) for i, failure in results.failures]
+    return {"chunks": chunks, "failures": failures, "load": _load_values(results.load)}
+
+
+def _build_results(value: dict[str, Any]) -> Results:
+    return Results(
+        chunks=tuple((i, Chunk(text=c["text"]) if [*c] == _TEXT else _build(Chunk, c)) for i, c in value["chunks"]),
+        failures=tuple((i, _build(Failure, failure)) for i, failure in value["failures"]),
+        load=Load(**dict(zip(_LOAD, value["load"], strict=True))),
+    )
+
+
+def _is_text(chunk: Chunk) -> bool:
+    return bool(_rest(chunk) == _NO_REST)
 
 
 def _plain(value: Any) -> Any:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from types import TracebackType
-from typing import Self
 
 from foreshore.backend import Answer
 from foreshore.edge.options import EngineOptions, ModelInfo
 from foreshore.edge.runtime import AsyncRuntime
+from foreshore.edge.scoped import Scoped
 from foreshore.errors import UsageError
 from foreshore.types import Timings
 
@@ -18,7 +17,7 @@ __all__ = ["SpeedTest"]
 PROMPT_TOKENS = 16
 
 
-class SpeedTest:
+class SpeedTest(Scoped):
     """Speeds of one model in tokens per second. Prompts are token ids, so that any model can be measured."""
 
     def __init__(self, model: str, options: EngineOptions) -> None:
@@ -32,18 +31,8 @@ class SpeedTest:
         assert info is not None
         return info
 
-    def __enter__(self) -> Self:
-        try:
-            self._runner.run(self._runtime.start())
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def start(self) -> None:
+        self._runner.run(self._runtime.start())
 
     def close(self) -> None:
         self._runner.run(self._runtime.close())

@@ -35,7 +35,7 @@ class Subscription:
             if self.ended:
                 return
             last = self._items[-1] if len(self._items) >= MERGE_AFTER else None
-            if isinstance(last, Chunk) and isinstance(item, Chunk) and last.embedding is item.embedding is None:
+            if isinstance(last, Chunk) and isinstance(item, Chunk) and _is_text(last) and _is_text(item):
                 self._items[-1] = _merged(last, item)
             else:
                 self._items.append(item)
@@ -67,6 +67,10 @@ class Subscription:
             if done:
                 raise StopAsyncIteration
             await self._event.wait()
+
+
+def _is_text(chunk: Chunk) -> bool:
+    return chunk.embedding is None and chunk.score is None
 
 
 def _merged(first: Chunk, second: Chunk) -> Chunk:

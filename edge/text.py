@@ -55,14 +55,17 @@ class TextStream:
 
     def __init__(self, stops: tuple[str, ...] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decode = self._decoder.decode
         self._stops = StopStrings(stops)
+        self._plain = not stops
 
     @property
     def stopped(self) -> bool:
         return self._stops.stopped
 
     def push(self, raw: bytes) -> str:
-        return self._stops.push(self._decoder.decode(raw))
+        text = self._decode(raw)
+        return text if self._plain else self._stops.push(text)
 
     def flush(self) -> str:
         return self._stops.push(self._decoder.decode(b"", final=True)) + self._stops.flush()

@@ -1,7 +1,7 @@
 """The worker process: `python -m foreshore.edge.worker FD`, where FD is its end of a socket pair.
 
-Three kinds of threads: the main one owns the engine and steps; one reads the socket; a few prepare
-requests. It ends when the socket closes, so that no worker outlives its parent.
+Four kinds of threads: the main one owns the engine and steps; one reads the socket; a few prepare requests;
+one ends a step that would pass a deadline. It ends when the socket closes, so that no worker outlives its parent.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
-from foreshore.edge.gguf import inspect
 from foreshore.edge.options import Load, ModelInfo
 from foreshore.edge.protocol import (
     Cancel,
@@ -30,6 +32,7 @@ from foreshore.edge.protocol import (
     Pong,
     Ready,
     Results,
+    SetThreads,
     Start,
     Submit,
     decode,
@@ -38,11 +41,15 @@ from foreshore.edge.protocol import (
     unframe,
 )
 from foreshore.errors import ForeshoreError, UpstreamError
+from foreshore.types import Chunk
 
 __all__ = ["main"]
 
 PARENT_CHECK_S = 1.0
 PREPARERS = 2
+WATCH_S = 0.05  # how often a busy worker looks for a step that has a time to end
+MIN_WATCH_S = 0.001
+GOODBYE_S = 3.0  # to leave things in order once the parent has gone; it waits a second longer
 _READ = 1 << 18
 
 
@@ -57,6 +64,8 @@ class Worker:
         self._pool = ThreadPoolExecutor(PREPARERS, thread_name_prefix="prepare")
         self._start: queue.SimpleQueue[Start] = queue.SimpleQueue()
         self._busy_since: float | None = None  # written by the main thread alone
+        self._busy = threading.Event()
+        self._loaded = False
 
     def run(self) -> None:
         """Serve until the parent goes away."""
@@ -68,28 +77,28 @@ class Worker:
             self._send(Failed(failure=Failure.of(error)))
             return
         self._send(Ready(info=info))
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         while True:
             self._turn()
 
     def _load(self, start: Start) -> ModelInfo:
-        from foreshore.edge.engine import Engine  # native code: loaded only after the parent can hear from us
-        from foreshore.edge.loader import load_preparer
-        from foreshore.edge.stepper import Stepper
+        from foreshore.edge.loader import load  # native code: loaded only after the parent can hear from us
 
-        path = Path(start.path)
-        inspect(path)
-        self._engine = Engine(path, start.options)
-        self._engine.warm_up()
-        self._preparer = load_preparer(self._engine)
-        self._stepper = Stepper(self._engine)
-        return self._engine.info
+        loaded = load(Path(start.path), start.options)
+        self._prepared, self._stepper = loaded.prepare, loaded.steps
+        self._loaded = True
+        return loaded.info
 
     def _turn(self) -> None:
         """Take in what arrived (waiting for it when there is nothing to do), step, send the results."""
         if self._stepper.idle:
+            while self._inbox.empty() and self._stepper.rest():
+                pass
             self._busy_since = None
+            self._busy.clear()
             task = self._inbox.get()
             self._busy_since = time.monotonic()
+            self._busy.set()
             task()
         self._busy_since = time.monotonic()
         while not self._inbox.empty():
@@ -109,18 +118,42 @@ class Worker:
     # The reader's thread
 
     def _read(self) -> None:
+        try:
+            self._listen()
+        except Exception:  # garbage, or a bug: without this thread nobody would hear the parent, or see it go
+            traceback.print_exc()
+        os._exit(1)
+
+    def _listen(self) -> NoReturn:
         buffer = bytearray()
         while True:
             ready, _, _ = select.select([self._sock], [], [], PARENT_CHECK_S)
             if os.getppid() != self._parent:
-                os._exit(0)  # a fork of the parent may hold the socket's other end open
+                self._leave()  # a fork of the parent may hold the socket's other end open
             if ready:
-                data = self._sock.recv(_READ)
+                try:
+                    data = self._sock.recv(_READ)
+                except OSError:
+                    data = b""
                 if not data:
-                    os._exit(0)
+                    self._leave()
                 buffer += data
                 for body in unframe(buffer):
                     self._open(body)
+
+    def _leave(self) -> NoReturn:
+        """End the process, with the engine's files in order if its thread comes back in time."""
+        closed = threading.Event()
+        if self._loaded:
+            self._inbox.put(lambda: self._depart(closed))
+            self._stepper.abort()
+            closed.wait(GOODBYE_S)
+        os._exit(0)
+
+    def _depart(self, closed: threading.Event) -> None:
+        self._stepper.close()
+        closed.set()
+        threading.Event().wait()  # the engine's thread must not go on with what is closed
 
     def _open(self, body: bytes) -> None:
         try:
@@ -143,6 +176,8 @@ class Worker:
             self._pool.submit(self._prepare, message)
         elif isinstance(message, Cancel):
             self._cancel(message.id)
+        elif isinstance(message, SetThreads):
+            self._inbox.put(lambda: self._stepper.set_threads(message.threads))
         elif isinstance(message, Ping):
             since = self._busy_since
             self._send(Pong(number=message.number, busy_s=0.0 if since is None else time.monotonic() - since))
@@ -154,7 +189,19 @@ class Worker:
             self._preparing.discard(request_id)
         self._inbox.put(lambda: self._stepper.cancel(request_id))
         if self._stepper.computing == {request_id}:  # nobody else needs this step: end it now
-            self._engine.abort()
+            self._stepper.abort()
+
+    # The watchdog's thread
+
+    def _watch(self) -> None:
+        """End steps that are due. It sleeps while the worker is idle, and costs the engine's thread no lock."""
+        while True:
+            self._busy.wait()
+            due: float | None = getattr(self._stepper, "due", None)  # an engine without this has short steps
+            wait = WATCH_S if due is None else due - time.monotonic()
+            if due is not None and wait <= 0:
+                self._stepper.abort()  # one that is over by now costs the next step a second try, no more
+            time.sleep(min(WATCH_S, max(MIN_WATCH_S, wait)))
 
     # The preparers' threads
 
@@ -162,7 +209,7 @@ class Worker:
         request_id = submit.request.id
         failure: Failure | None = None
         try:
-            prepared = self._preparer.prepare(submit.request, submit.arrived)
+            prepared = self._prepared(submit.request, submit.arrived)
         except ForeshoreError as error:
             failure = Failure.of(error)
         except Exception as error:  # a bug of ours must not leave the caller waiting
@@ -170,10 +217,12 @@ class Worker:
         with self._intake:
             wanted = request_id in self._preparing
             self._preparing.discard(request_id)
-            if wanted and failure is None:
+            if wanted and failure is None and not isinstance(prepared, Chunk):
                 self._inbox.put(lambda: self._submit(request_id, lambda: self._stepper.submit(prepared)))
         if wanted and failure is not None:
             self._fail(request_id, failure)
+        elif wanted and isinstance(prepared, Chunk):  # nothing to compute
+            self._send(Results(chunks=((request_id, prepared),), load=self._stepper.load))
 
     def _submit(self, request_id: str, submit: Callable[[], None]) -> None:
         try:
@@ -187,11 +236,8 @@ class Worker:
         self._send(Results(failures=((request_id, failure),), load=self._stepper.load))
 
     def _send(self, message: Message) -> None:
-        try:
-            with self._sending:
-                self._sock.sendall(encode(message))
-        except OSError:  # the parent is gone
-            os._exit(0)
+        with suppress(OSError), self._sending:  # the parent is gone: the reader sees it too, and ends us
+            self._sock.sendall(encode(message))
 
 
 def main() -> None:

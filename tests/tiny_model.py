@@ -80,6 +80,19 @@ def write_decoder(
     return _finish(writer, path)
 
 
+def write_adapter(path: Path, *, seed: int = 1, layers: int = 2, width: int = 64, rank: int = 4) -> Path:
+    """A LoRA adapter with random weights for `write_decoder`'s model."""
+    rng = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    for i in range(layers):
+        writer.add_tensor(f"blk.{i}.attn_q.weight.lora_a", rng.normal(0, 1, (rank, width)).astype(np.float32))
+        writer.add_tensor(f"blk.{i}.attn_q.weight.lora_b", rng.normal(0, 1, (width, rank)).astype(np.float32))
+    return _finish(writer, path)
+
+
 def write_encoder(path: Path, *, seed: int = 0) -> Path:
     """A BERT-shaped encoder over WordPiece with mean pooling."""
     rng = np.random.default_rng(seed)

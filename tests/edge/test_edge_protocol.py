@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +50,35 @@ MESSAGES: list[Message] = [
 def test_messages_survive_the_way(message: Message) -> None:
     (body,) = unframe(bytearray(encode(message)))
     assert decode(body) == message
+
+
+OTHER: dict[str, Any] = {
+    "text": "x",
+    "reasoning": "y",
+    "tool_calls": (ToolCallDelta(index=0),),
+    "logprobs": (LIKELIEST,),
+    "index": 1,
+    "embedding": (0.0,),
+    "score": 0.0,
+    "tokens": (0,),
+    "finish_reason": "length",
+    "usage": Usage(prompt_tokens=0, completion_tokens=0),
+    "timings": Timings(),
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Chunk)])
+def test_no_field_of_a_chunk_is_lost_where_it_is_the_only_one(name: str) -> None:
+    for chunk in (Chunk(**{name: OTHER[name]}), Chunk(**{"text": "a", name: OTHER[name]})):
+        message = Results(chunks=(("1", chunk),), load=Load(prefill_tokens_per_s=1.5, steps=3))
+        (body,) = unframe(bytearray(encode(message)))
+        assert decode(body) == message
+
+
+def test_results_without_a_load_or_with_a_strange_chunk_are_refused() -> None:
+    for body in (b'{"kind":"Results"}', b'{"kind":"Results","chunks":[["1",[]]],"failures":[],"load":[]}'):
+        with pytest.raises(UpstreamError):
+            decode(body)
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=5), st.integers(1, 7))

@@ -179,7 +179,7 @@ def test_an_answer_ends_with_the_context(runtime: Runtime) -> None:
         ({"response_format": "json_object"}, "response_format"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "string", "pattern": "a"}}}},
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "string", "format": "a"}}}},
             "response_format",
         ),
         ({"response_format": {"type": "json_object"}, "grammar": 'root ::= "a"'}, "grammar"),

@@ -1,0 +1,63 @@
+"""How many prompt tokens a step may take, so that running streams do not wait too long for their next token."""
+
+from __future__ import annotations
+
+__all__ = ["Pacer"]
+
+WEIGHT = 0.25  # of the newest step
+ALIGN = 4  # the engine's matrix kernels take tokens by fours; a rest costs nearly as much as four
+MARGIN = 0.9  # of the target, for steps vary
+OUTLIER = 3.0  # a step that took longer than this many expected ones was disturbed from outside: it counts as so many
+
+
+class Pacer:
+    """Learns from step times what a step of `n` streams costs alone, and what each prompt token adds.
+
+    A gap between two tokens of a running stream is one step. `budget` keeps the predicted step below
+    `gap_target` times a step without prompt tokens.
+    """
+
+    def __init__(self, *, gap_target: float, batch_tokens: int) -> None:
+        self._target, self._batch_tokens = gap_target, batch_tokens
+        self._alone: dict[int, float] = {}  # streams -> seconds of a step
+        self._token = 0.0  # seconds that one prompt token adds
+        self._pure = 0.0  # seconds of one prompt token in a step without streams
+
+    def observe(self, *, streams: int, prompt_tokens: int, seconds: float) -> None:
+        """A step with one token for each of `streams` and `prompt_tokens` besides took `seconds`."""
+        if streams and not prompt_tokens:
+            self._alone[streams] = _blend(self._alone.get(streams, 0.0), seconds)
+        elif streams:
+            added = (seconds - self.alone(streams)) / prompt_tokens
+            if added > 0:
+                self._token = _blend(self._token or self._pure, added)
+        elif prompt_tokens >= ALIGN:
+            self._pure = _blend(self._pure, seconds / prompt_tokens)
+
+    def alone(self, streams: int) -> float:
+        """Seconds of a step of `streams` and nothing else; from the nearest number measured; 0: nothing is known."""
+        if not self._alone:
+            return 0.0
+        nearest = min(self._alone, key=lambda n: (abs(n - streams), n))
+        return self._alone[nearest]
+
+    def budget(self, *, streams: int, step_s: float | None = None) -> int:
+        """Prompt tokens for a step with `streams`, at least 1; `step_s` bounds a step without streams."""
+        room = self._batch_tokens - streams
+        if streams:
+            alone, token = self.alone(streams), self._token or self._pure
+            if not alone or not token:
+                return max(1, min(room, ALIGN * 4 - streams % ALIGN))  # careful until measured
+            wanted = int(MARGIN * (self._target - 1.0) * alone / token)
+        elif step_s is None or not self._pure:
+            return max(1, room)
+        else:
+            wanted = int(step_s / self._pure)
+        wanted -= (wanted + streams) % ALIGN if wanted + streams > 2 * ALIGN else 0
+        return max(1, min(room, wanted))
+
+
+def _blend(old: float, new: float) -> float:
+    if not old:
+        return new
+    return old + WEIGHT * (min(new, OUTLIER * old) - old)
