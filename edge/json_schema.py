@@ -8,13 +8,16 @@ first and then the optional ones, in the order of the schema. Whitespace is at m
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foreshore.edge.gbnf import literal
+from foreshore.edge.json_merge import NOTES, Unmergeable, merged
+from foreshore.edge.json_pattern import BadPattern, pattern_rule
+from foreshore.edge.json_ranges import DIGITS, integers
 from foreshore.errors import BadRequest
 
-__all__ = ["any_json_grammar", "schema_grammar"]
+__all__ = ["any_json_grammar", "schema_grammar", "schema_rules"]
 
 _RULES = {
     "ws": '" "?',
@@ -35,7 +38,6 @@ _NEEDS = {
     "object": ("string", "value", "ws"),
     "array": ("value", "ws"),
 }
-_NOTES = frozenset({"title", "description", "default", "examples", "$schema", "$id", "$comment", "deprecated"})
 _DEFINITIONS = frozenset({"$defs", "definitions"})
 _FORMATS = {
     "date": r'"\"" [0-9]{4} "-" [0-9]{2} "-" [0-9]{2} "\""',
@@ -47,38 +49,49 @@ _FORMATS = {
 _KNOWN = {
     "object": frozenset({"properties", "required", "additionalProperties"}),
     "array": frozenset({"items", "minItems", "maxItems"}),
-    "string": frozenset({"minLength", "maxLength", "format"}),
-    "integer": frozenset({"minimum", "maximum"}),
+    "string": frozenset({"minLength", "maxLength", "format", "pattern"}),
+    "integer": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}),
     "number": frozenset(),
     "boolean": frozenset(),
     "null": frozenset(),
 }
 MAX_DEPTH = 64
 MAX_REPEAT = 2000  # llama.cpp unrolls bounded repeats
+MAX_BOUND = 10**DIGITS - 1
 
 
 def any_json_grammar() -> str:
     """Any JSON object: OpenAI's `json_object` format."""
-    builder = _Builder({})
-    return builder.text(builder.named("object"))
+    (root,), rules = schema_rules([{"type": "object"}])
+    return f"root ::= {root}\n{rules}"
 
 
 def schema_grammar(schema: Mapping[str, Any]) -> str:
     """The grammar of all documents that `schema` describes. Raises `BadRequest` naming what it cannot express."""
-    if not isinstance(schema, Mapping):
-        raise _refuse(f"the schema is {schema!r}; it must be an object")
-    builder = _Builder(schema)
-    return builder.text(builder.visit(schema, "#", 0))
+    (root,), rules = schema_rules([schema])
+    return f"root ::= {root}\n{rules}"
+
+
+def schema_rules(schemas: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:
+    """An expression for each of `schemas`, and the rules that these name, for a grammar that holds them all.
+
+    A reference (`#/...`) is to a place in the schema that it stands in. Raises `BadRequest` as `schema_grammar` does.
+    """
+    rules: dict[str, str] = {}
+    roots = []
+    for schema in schemas:
+        if not isinstance(schema, Mapping):
+            raise _refuse(f"the schema is {schema!r:.200}; it must be an object")
+        roots.append(f"({_Builder(schema, rules).visit(schema, '#', 0)})")
+    return roots, "\n".join(f"{name} ::= {body}" for name, body in rules.items())
 
 
 class _Builder:
-    def __init__(self, root: Mapping[str, Any]) -> None:
+    def __init__(self, root: Mapping[str, Any], rules: dict[str, str]) -> None:
+        """Adds to `rules`, which may hold those of other schemas."""
         self._root = root
-        self._rules: dict[str, str] = {}
+        self._rules = rules
         self._references: dict[str, str] = {}
-
-    def text(self, root: str) -> str:
-        return "\n".join(f"{name} ::= {body}" for name, body in {"root": root, **self._rules}.items())
 
     def named(self, name: str) -> str:
         """The name of a built-in rule, together with those it needs."""
@@ -101,6 +114,8 @@ class _Builder:
             return self.named("value")
         if not isinstance(schema, Mapping):
             raise _refuse(f"the schema at {where} is {schema!r}; it must be an object")
+        if "allOf" in schema:
+            return self.visit(self._merged(schema, where, depth), where, depth + 1)
         for keyword, handler in self._special().items():
             if keyword in schema:
                 _only(schema, {keyword, *(("type",) if keyword in ("enum", "const") else ())}, where)
@@ -110,7 +125,7 @@ class _Builder:
     def _special(self) -> dict[str, Any]:
         return {
             "$ref": self._reference,
-            "const": lambda value, where, depth: _literal(json.dumps(value, ensure_ascii=False)),
+            "const": lambda value, where, depth: literal(json.dumps(value, ensure_ascii=False)),
             "enum": self._enum,
             "anyOf": self._any_of,
             "oneOf": self._any_of,
@@ -147,7 +162,7 @@ class _Builder:
 
         def member(name: str) -> str:
             value = self.visit(properties.get(name, True), f"{where}/properties/{name}", depth + 1)
-            return self.rule(f'{_literal(json.dumps(name, ensure_ascii=False))} ":" ws {value}')
+            return self.rule(f'{literal(json.dumps(name, ensure_ascii=False))} ":" ws {value}')
 
         first = [member(name) for name in properties if name in required] + [member(name) for name in unknown]
         later = [member(name) for name in properties if name not in required]
@@ -191,6 +206,8 @@ class _Builder:
 
     def _string(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
         form = schema.get("format")
+        if "pattern" in schema:
+            return self._pattern(schema, where)
         if form is not None:
             if form not in _FORMATS or "minLength" in schema or "maxLength" in schema:
                 raise _refuse(f"the schema at {where} has format {form!r} (known, alone: {', '.join(_FORMATS)})")
@@ -200,35 +217,67 @@ class _Builder:
         low, high = _bounds(schema, "minLength", "maxLength", where)
         return self.rule(rf'"\"" {self.named("char")}{_times(low, high)} "\""')
 
+    def _pattern(self, schema: Mapping[str, Any], where: str) -> str:
+        pattern = schema["pattern"]
+        if not isinstance(pattern, str) or {"format", "minLength", "maxLength"} & set(schema):
+            raise _refuse(f"the schema at {where} has pattern {pattern!r:.80}; it must be text, and alone")
+        try:
+            return self.rule(pattern_rule(pattern))
+        except BadPattern as error:
+            raise _refuse(f"the schema at {where} has pattern {pattern!r:.80}, which {error}") from error
+
     def _integer(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        if "minimum" not in schema and "maximum" not in schema:
+        if not _KNOWN["integer"] & set(schema):
             return self.named("integer")
-        low, high = schema.get("minimum"), schema.get("maximum")
-        if not (isinstance(low, int) and isinstance(high, int) and low <= high and high - low < MAX_REPEAT):
-            raise _refuse(f"the schema at {where} has a range from {low!r} to {high!r}; both ends, {MAX_REPEAT} apart")
-        return self.rule(" | ".join(f'"{n}"' for n in range(low, high + 1)))
+        low, high = _limits(schema, where)
+        return self.rule(integers(low, high))
 
     def _enum(self, values: Any, where: str, depth: int) -> str:
         if not isinstance(values, list) or not values:
             raise _refuse(f"the enum at {where} is {values!r}; it must be a list with at least one value")
-        return self.rule(" | ".join(_literal(json.dumps(v, ensure_ascii=False)) for v in values))
+        return self.rule(" | ".join(literal(json.dumps(v, ensure_ascii=False)) for v in values))
 
     def _any_of(self, variants: Any, where: str, depth: int) -> str:
         if not isinstance(variants, list) or not variants:
             raise _refuse(f"anyOf at {where} is {variants!r}; it must be a list with at least one schema")
         return self.rule(" | ".join(self.visit(v, f"{where}/{i}", depth + 1) for i, v in enumerate(variants)))
 
+    def _merged(self, schema: Mapping[str, Any], where: str, depth: int) -> dict[str, Any]:
+        """What `allOf` and its neighbours say together. References are followed: a part that refers to itself nests."""
+        if depth > MAX_DEPTH:
+            raise _refuse(f"the schema at {where} nests deeper than {MAX_DEPTH} levels")
+        parts = schema["allOf"]
+        if not isinstance(parts, list) or not parts:
+            raise _refuse(f"allOf at {where} is {parts!r:.80}; it must be a list with at least one schema")
+        parts = [self._plain(part, f"{where}/allOf/{i}", depth + 1) for i, part in enumerate(parts)]
+        try:
+            return merged([*parts, {k: v for k, v in schema.items() if k != "allOf"}])
+        except Unmergeable as error:
+            raise _refuse(f"the schema at {where} has allOf whose parts do not fit together: {error}") from error
+
+    def _plain(self, part: Any, where: str, depth: int) -> Mapping[str, Any]:
+        if not isinstance(part, Mapping):
+            raise _refuse(f"the schema at {where} is {part!r:.80}; it must be an object")
+        if depth > MAX_DEPTH:
+            raise _refuse(f"the schema at {where} nests deeper than {MAX_DEPTH} levels")
+        if isinstance(part.get("$ref"), str):
+            _only(part, {"$ref"}, where)
+            return self._plain(self._resolve(part["$ref"], where), where, depth + 1)
+        return self._merged(part, where, depth + 1) if "allOf" in part else part
+
     def _reference(self, target: Any, where: str, depth: int) -> str:
         if not isinstance(target, str) or not target.startswith("#"):
             raise _refuse(f"the schema at {where} refers to {target!r}; only places within it (#/...) are known")
         if target in self._references:  # known, or being built: recursion is a rule that names itself
             return self._references[target]
-        name = self._references[target] = f"ref{len(self._references)}"
+        name = self._references[target] = f"ref{len(self._rules)}"
         self._rules[name] = ""
         self._rules[name] = self.visit(self._resolve(target, where), str(target), depth + 1)
         return name
 
     def _resolve(self, target: str, where: str) -> Any:
+        if not target.startswith("#"):
+            raise _refuse(f"the schema at {where} refers to {target!r}; only places within it (#/...) are known")
         place: Any = self._root
         for key in target[1:].strip("/").split("/") if target != "#" else ():
             key = key.replace("~1", "/").replace("~0", "~")
@@ -239,7 +288,7 @@ class _Builder:
 
 
 def _only(schema: Mapping[str, Any], known: set[str], where: str) -> None:
-    unknown = sorted(set(schema) - known - _NOTES - _DEFINITIONS)
+    unknown = sorted(set(map(str, schema)) - known - NOTES - _DEFINITIONS)
     if unknown:
         raise _refuse(f"the schema at {where} uses {', '.join(map(repr, unknown))}, which cannot be enforced here")
 
@@ -262,16 +311,24 @@ def _bounds(schema: Mapping[str, Any], least: str, most: str, where: str) -> tup
     return low, high
 
 
+def _limits(schema: Mapping[str, Any], where: str) -> tuple[int | None, int | None]:
+    """The least and the largest integer."""
+    bounds = {k: schema[k] for k in _KNOWN["integer"] if k in schema}
+    for keyword, value in bounds.items():
+        if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MAX_BOUND:
+            raise _refuse(f"the schema at {where} has {keyword} {value!r}; whole numbers of at most {DIGITS} digits")
+    lows = [bounds.get("minimum"), bounds.get("exclusiveMinimum", -MAX_BOUND - 1) + 1]
+    highs = [bounds.get("maximum"), bounds.get("exclusiveMaximum", MAX_BOUND + 1) - 1]
+    low, high = max(n for n in lows if n is not None), min(n for n in highs if n is not None)
+    if low > high:
+        raise _refuse(f"the schema at {where} has {bounds!r}, which no number satisfies")
+    return low, high
+
+
 def _times(low: int, high: int | None) -> str:
     if high is None:
         return "*" if low == 0 else f"{{{low},}}"
     return f"{{{low},{high}}}"
-
-
-def _literal(text: str) -> str:
-    """`text` as a GBNF string."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda m: f"\\x{ord(m.group()):02x}", escaped) + '"'
 
 
 def _refuse(message: str) -> BadRequest:

@@ -1,25 +1,25 @@
 """Splits a model's raw text, while it streams, into answer, reasoning and tool calls.
 
 Reasoning stands between `<think>` and `</think>` at the very beginning (or from the beginning, where
-the template has opened it). A tool call is `<tool_call>` JSON `</tool_call>`, the format of Hermes and
-Qwen models. What does not parse stays text: nothing a model wrote is lost. However the text is cut
-into chunks, the joined result is the same.
+the template has opened it). Tool calls are written in the model's own format (`tool_formats`). What does
+not turn out to be a call stays text: nothing a model wrote is lost. However the text is cut into chunks,
+the joined result is the same.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from foreshore.edge.text import held_back
+from foreshore.edge.tool_reader import CallPiece, Reader, reader
+from foreshore.edge.tools import Toolbox
 from foreshore.types import ToolCallDelta, new_id
 
 __all__ = ["AnswerParser", "Piece"]
 
 OPEN_THINK, CLOSE_THINK = "<think>", "</think>"
-OPEN_CALL, CLOSE_CALL = "<tool_call>", "</tool_call>"
 
 State = Literal["start", "reasoning", "gap", "content", "call"]
 
@@ -37,8 +37,14 @@ class Piece:
 class AnswerParser:
     """`push` text as it comes, `finish` once at the end; both return what can be shown since the last call."""
 
-    def __init__(self, *, tools: bool = False, thinking: bool = False) -> None:
+    def __init__(self, *, tools: Toolbox | None = None, thinking: bool = False) -> None:
+        """`tools`: what may be called, if anything; `thinking`: the prompt ended inside the model's reasoning."""
         self._tools = tools
+        self._opens = tools.form.opens if tools else ()
+        self._signs = frozenset(tag[0] for tag in self._opens)
+        self._reader: Reader | None = None
+        self._held = ""  # blanks and the tag before what may turn out to be no call
+        self._bare = tools is not None and tools.form.bare  # a call may stand here without a tag
         self._state: State = "reasoning" if thinking else "start"
         self._buffer = ""
         self._begun = False  # something of the current part was shown: its leading blanks are over
@@ -49,8 +55,16 @@ class AnswerParser:
         return self._state == "reasoning"
 
     def push(self, text: str) -> Piece:
+        if self._is_plain(text):
+            return Piece(text=text)
         self._buffer += text
         return _join(self._drain(final=False))
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether `text` is shown as it comes: most of an answer is, and so costs next to nothing."""
+        if self._state != "content" or self._buffer or self._bare:
+            return False
+        return not self._opens or not (self._signs.intersection(text) or text[-1:].isspace())
 
     def finish(self) -> Piece:
         return _join(self._drain(final=True))
@@ -87,30 +101,50 @@ class AnswerParser:
         return iter(())
 
     def _content(self, final: bool) -> Iterator[Piece]:
-        at = self._buffer.find(OPEN_CALL) if self._tools else -1
-        if at >= 0:
-            text, self._buffer = self._buffer[:at].rstrip(), self._buffer[at + len(OPEN_CALL) :]
-            yield Piece(text=text)
-            self._state = "call"
+        if self._bare:
+            body = self._buffer.lstrip()
+            if not body and not final:
+                return
+            self._bare = False
+            if body.startswith("{"):
+                self._enter("", len(self._buffer) - len(body))
+                return
+        found = [(at, tag) for tag in self._opens if (at := self._buffer.find(tag)) >= 0]
+        if not found:
+            yield Piece(text=self._release(final, self._opens, hold_blanks=bool(self._opens)))
             return
-        tags = (OPEN_CALL,) if self._tools else ()
-        yield Piece(text=self._release(final, tags, hold_blanks=self._tools))
+        at, tag = min(found)
+        shown = len(self._buffer[:at].rstrip())
+        yield Piece(text=self._buffer[:shown])
+        self._buffer = self._buffer[shown:]
+        self._enter(tag, at - shown + len(tag))
+
+    def _enter(self, tag: str, size: int) -> None:
+        assert self._tools is not None
+        self._held, self._buffer = self._buffer[:size], self._buffer[size:]
+        self._reader = reader(self._tools.form, self._tools.parameters, opened_by=tag)
+        self._state = "call"
 
     def _call(self, final: bool) -> Iterator[Piece]:
-        at = self._buffer.find(CLOSE_CALL)
-        if at < 0 and not final:
-            return
-        whole = at >= 0  # some models leave the closing tag out at the end of an answer
-        body = self._buffer[:at] if whole else self._buffer
-        self._buffer = self._buffer[at + len(CLOSE_CALL) :] if whole else ""
-        call = _read_call(body)
-        if call is None:
-            yield Piece(text=OPEN_CALL + body + (CLOSE_CALL if whole else ""))
+        assert self._reader is not None
+        reading = self._reader.read(self._buffer, final)
+        self._buffer = self._buffer[reading.used :]
+        if reading.pieces:
+            yield Piece(tool_calls=tuple(self._deltas(reading.pieces)))
+        if reading.state == "not":
+            yield Piece(text=self._held)
             self._state = "content"
-            return
-        yield Piece(tool_calls=(ToolCallDelta(index=self.calls, id=new_id("call"), name=call[0], arguments=call[1]),))
-        self.calls += 1
-        self._state = "gap"
+        elif reading.state == "done":
+            assert self._tools is not None
+            self._state, self._bare = "gap", self._tools.form.bare
+
+    def _deltas(self, pieces: tuple[CallPiece, ...]) -> Iterator[ToolCallDelta]:
+        for piece in pieces:
+            if piece.name is None:
+                yield ToolCallDelta(index=self.calls - 1, arguments=piece.arguments)
+            else:
+                yield ToolCallDelta(index=self.calls, id=new_id("call"), name=piece.name, arguments=piece.arguments)
+                self.calls += 1
 
     def _release(self, final: bool, tags: tuple[str, ...], *, hold_blanks: bool) -> str:
         """Take from the buffer what can no longer turn into a tag, or into blanks before one."""
@@ -128,18 +162,6 @@ class AnswerParser:
             text = text.lstrip()
             self._begun = bool(text)
         return text
-
-
-def _read_call(body: str) -> tuple[str, str] | None:
-    """Name and arguments (JSON text) of a call, or `None` where `body` is not one."""
-    try:
-        call = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        return None
-    arguments = call.get("arguments", call.get("parameters", {}))
-    return call["name"], arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _join(pieces: Iterator[Piece]) -> Piece:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from foreshore.backend import Answer
 from foreshore.edge import EngineOptions, Runtime
+from foreshore.edge.json_ranges import integers
 from foreshore.edge.json_schema import any_json_grammar, schema_grammar
 from foreshore.errors import BadRequest
 
@@ -20,6 +24,10 @@ NODE = {
     "$ref": "#/$defs/node",
     "$defs": {"node": {"type": "object", "properties": {"next": NEXT}, "required": ["next"]}},
 }
+
+
+def in_a(value: Any) -> bool:
+    return set(value) == {"a"} and value["a"] in range(4)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +59,13 @@ def draw(tiny: Path) -> Iterator[Callable[..., Answer]]:
         ({"type": "object", "properties": {}, "additionalProperties": False}, lambda v: v == {}),
         ({"anyOf": [INT, {"type": "null"}]}, lambda v: v is None or v in range(4)),
         (NODE, lambda v: set(v) == {"next"}),
+        ({"type": "integer", "minimum": -12, "maximum": 345}, lambda v: -12 <= v <= 345),
+        ({"type": "integer", "exclusiveMinimum": 7}, lambda v: v > 7),
+        ({"type": "integer", "maximum": -100}, lambda v: v <= -100),
+        ({"type": "string", "pattern": "^[a-c]{2}-\\d+(x|yz)?$"}, lambda v: re.search("^[a-c]{2}-\\d+(x|yz)?$", v)),
+        ({"type": "string", "pattern": '^"\\\\[xy]$'}, lambda v: v in ('"\\x', '"\\y')),
+        ({"allOf": [{"$ref": "#/$defs/a"}, {"required": ["a"]}], "$defs": {"a": {"properties": {"a": INT}}}}, in_a),
+        ({"allOf": [{"type": "integer", "minimum": 3}, {"type": "number", "maximum": 4}]}, lambda v: v in (3, 4)),
         ({"title": "t", "description": "d", "default": 1, **INT}, lambda v: v in range(4)),
     ],
 )
@@ -75,13 +90,33 @@ def test_any_json_is_an_object(draw: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("schema", "named"),
     [
-        ({"type": "string", "pattern": "^a"}, "'pattern'"),
+        ({"type": "string", "pattern": "^(a"}, "'^(a'"),
+        ({"type": "string", "pattern": "a(?=b)"}, "more than"),
+        ({"type": "string", "pattern": "\\bword"}, "not known"),
+        ({"type": "string", "pattern": "a**"}, "after a repetition"),
+        ({"type": "string", "pattern": "a{3,1}"}, "less than at least"),
+        ({"type": "string", "pattern": "a$b"}, "after '$'"),
+        ({"type": "string", "pattern": '["x]'}, "escape"),
+        ({"type": "string", "pattern": "[z-a]"}, "backwards"),
+        ({"type": "string", "pattern": "a)"}, "unexpected"),
+        ({"type": "string", "pattern": "a" * 1000}, "longer than"),
+        ({"type": "string", "pattern": "a", "maxLength": 3}, "alone"),
+        ({"type": "string", "pattern": 3}, "text"),
         ({"type": "object", "patternProperties": {}}, "'patternProperties'"),
         ({"type": "array", "uniqueItems": True}, "'uniqueItems'"),
-        ({"allOf": [{}]}, "'allOf'"),
+        ({"allOf": []}, "at least one"),
+        ({"allOf": [{"type": "string"}, {"type": "null"}]}, "'type'"),
+        ({"allOf": [{"type": "array"}, {"uniqueItems": True}]}, "'uniqueItems'"),
+        ({"allOf": [{"enum": [1]}, {"enum": [2]}]}, "'enum'"),
+        ({"allOf": [{"minimum": 1}, {"minimum": "a"}]}, "'minimum'"),
+        ({"allOf": [{"properties": {"a": {}}, "additionalProperties": False}, {"properties": {"b": {}}}]}, "['b']"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}}, "nests deeper"),
         ({"not": {}}, "'not'"),
         ({"type": "number", "minimum": 1}, "'minimum'"),
-        ({"type": "integer", "minimum": 1}, "None"),
+        ({"type": "integer", "minimum": 1.5}, "1.5"),
+        ({"type": "integer", "minimum": 3, "maximum": 1}, "no number"),
+        ({"type": "integer", "maximum": 10**17}, "16 digits"),
+        ({"type": "integer", "multipleOf": 2}, "'multipleOf'"),
         ({"type": "string", "format": "ipv4"}, "'ipv4'"),
         ({"type": "string", "minLength": 5, "maxLength": 2}, "minLength"),
         ({"type": "colour"}, "'colour'"),
@@ -113,3 +148,21 @@ def test_a_schema_that_nests_too_deep_is_refused() -> None:
         schema = {"type": "array", "items": schema}
     with pytest.raises(BadRequest, match="nests deeper"):
         schema_grammar(schema)
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(0, 10**6), st.integers(-(2 * 10**6), 2 * 10**6))
+def test_a_range_holds_exactly_its_numbers(low: int, more: int, other: int) -> None:
+    """The digits' expression, read as a regular expression: it is in the notation that both share."""
+    high = low + more
+    pattern = re.compile(integers(low, high).replace('"', "").replace(" ", ""))
+    for number in {low, high, low - 1, high + 1, (low + high) // 2, other, -other}:
+        assert bool(pattern.fullmatch(str(number))) == (low <= number <= high), number
+    assert not pattern.fullmatch("-0")
+    assert not pattern.fullmatch(f"0{high}")
+
+
+def test_an_open_range_ends_after_sixteen_digits() -> None:
+    pattern = re.compile(integers(5, None).replace('"', "").replace(" ", ""))
+    assert pattern.fullmatch("9" * 16)
+    assert not pattern.fullmatch("1" + "0" * 16)
+    assert not pattern.fullmatch("4")
