@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequenc
 from concurrent.futures import Future
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from foreshore.backend import Answer, collect
 from foreshore.edge.backend import LocalBackend
 from foreshore.edge.options import EngineOptions, Load, ModelInfo
+from foreshore.edge.scoped import Scoped
 from foreshore.errors import BadRequest, Unavailable
 from foreshore.types import Chunk, Message, Request, Sampling
 
@@ -21,12 +21,13 @@ __all__ = ["AsyncRuntime", "Runtime"]
 
 T = TypeVar("T")
 _SAMPLING = frozenset(f.name for f in fields(Sampling))
-_REQUEST = frozenset({"tools", "tool_choice", "response_format", "tenant", "deadline", "extra"})
+_CONTENT = {"task", "messages", "prompt", "inputs", "sampling", "clearance"}
+_REQUEST = frozenset(f.name for f in fields(Request)) - _CONTENT
 
 
 class AsyncRuntime:
-    """One model on this machine. Options of a call are the fields of `Sampling`, and `tools`, `tool_choice`,
-    `response_format`, `tenant`, `deadline`, `extra` of `Request`; a string stands for one user message."""
+    """One model on this machine. Options of a call are the fields of `Sampling` and those of `Request` (`tools`,
+    `response_format`, `tenant`, `service_tier`, `deadline`, ...); a string stands for one user message."""
 
     def __init__(self, model: str | Path, *, options: EngineOptions | None = None) -> None:
         self.backend = LocalBackend(model, options=options)
@@ -68,7 +69,7 @@ class AsyncRuntime:
         await self.close()
 
 
-class Runtime:
+class Runtime(Scoped):
     """The same for synchronous code, from any number of threads; an event loop runs in a thread of its own.
 
     `KeyboardInterrupt`, or closing a stream's iterator, stops the work behind that call.
@@ -122,19 +123,6 @@ class Runtime:
         asyncio.run_coroutine_threadsafe(self._runtime.close(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _iterate(self, request: Request) -> Iterator[Chunk]:
         stream = self._runtime.backend.stream(request)

@@ -15,8 +15,7 @@ import threading
 import time
 import weakref
 from asyncio import AbstractEventLoop
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,10 @@ from typing import Literal
 
 from foreshore.clearance import digest
 from foreshore.edge.child import CRASHES, Child
+from foreshore.edge.heartbeat import Heartbeat
 from foreshore.edge.options import EngineOptions, Load, ModelInfo
-from foreshore.edge.protocol import Cancel, Failed, Message, Ping, Pong, Ready, Results, Start, Submit
+from foreshore.edge.protocol import Cancel, Failed, Message, Ping, Pong, Ready, Results, SetThreads, Start, Submit
+from foreshore.edge.quarantine import Quarantine
 from foreshore.edge.subscription import Subscription
 from foreshore.errors import BadRequest, ForeshoreError, Unavailable, UpstreamError, WorkerDied
 from foreshore.types import Chunk, Request
@@ -33,20 +34,18 @@ from foreshore.types import Chunk, Request
 __all__ = ["State", "Supervisor"]
 
 State = Literal["idle", "starting", "ready", "failed", "closed"]
-BOOT_S = 60.0  # until a new process says its first word
 MAX_PAUSE_S = 30.0
 STEADY_S = 60.0  # a worker that lived this long died for a new reason
-DEATHS_TO_QUARANTINE = 2
-REMEMBERED = 1024
 
 
 class Supervisor:
-    """`ready` -> `submit` as often as wanted -> `close`. All methods may be called from any thread."""
+    """`ready` -> `submit` as often as wanted -> `stop`, and so on -> `close`. Methods may be called from any thread."""
 
     def __init__(self, path: Path, options: EngineOptions, *, target: str) -> None:
         self._path, self._options, self._target = path, options, target
         self._numbers = itertools.count(1)
-        self._deaths: OrderedDict[str, int] = OrderedDict()  # request content -> workers it was running in
+        self.quarantine = Quarantine()
+        self._threads: int | None = None  # None: as the options say
         self._reset()
         _alive.add(self)
 
@@ -61,6 +60,7 @@ class Supervisor:
         self._retry_at = 0.0
         self.state: State = "idle"
         self.load = Load()
+        self.restarts = 0  # workers that ended unasked and were replaced
         self.log: tuple[str, ...] = ()
 
     @property
@@ -88,10 +88,10 @@ class Supervisor:
     def submit(self, request: Request, arrived: float) -> Subscription:
         """Send `request` to the worker. Raises `BadRequest` for one in quarantine, `Unavailable` without a worker."""
         key = _key(request)
-        if self._deaths.get(key, 0) >= DEATHS_TO_QUARANTINE:
+        if self.quarantine.holds(key):
             raise BadRequest(
-                f"this request was running when the worker crashed or hung {self._deaths[key]} times; "
-                "it is not tried again",
+                f"this request was running when the worker crashed or hung {self.quarantine.deaths(key)} times; "
+                "it is not tried again for a while",
                 hint="change the request, and run `foreshore doctor`",
             )
         number = str(next(self._numbers))
@@ -108,19 +108,42 @@ class Supervisor:
             self._streams[number] = stream
         return stream
 
-    def close(self) -> None:
-        """End the worker and, with an error, all open streams. Blocks until the process is gone; twice is harmless."""
+    def set_threads(self, threads: int | None) -> None:
+        """Compute with so many threads from the next step on, also in workers to come; `None`: as the options say."""
         with self._lock:
-            self.state = "closed"
+            if threads == self._threads:
+                return
+            self._threads = threads
+            if self._child is not None and self.state == "ready":
+                self._child.send(SetThreads(threads=threads or self._options.thread_count))
+
+    def stop(self) -> None:
+        """End the worker and, with an error, all open streams; `ready` starts another. Blocks until the process is
+        gone."""
+        self._end("idle", "the model was unloaded")
+
+    def close(self) -> None:
+        """As `stop`, for good. Twice is harmless."""
+        self._end("closed", "the local runtime was closed")
+
+    def _end(self, state: State, why: str) -> None:
+        with self._lock:
+            if self.state == "closed":
+                state = "closed"
+            self.state = state
             self._closing.set()
             thread = self._thread
-            self._end_streams(lambda: Unavailable("the local runtime was closed", target=self._target))
-            if not self._ready.done():
-                self._ready.set_exception(Unavailable("the local runtime was closed", target=self._target))
+            self._end_streams(lambda: Unavailable(why, target=self._target))
+            if self._ready.done():
+                self._ready = Future()
+            self._ready.set_exception(Unavailable(why, target=self._target))
             if self._child is not None:
-                self._child.kill()
+                self._child.hang_up()
         if thread is not None:
             thread.join()
+        with self._lock:
+            if self._thread is thread and self.state == "idle":
+                self._thread, self._closing = None, threading.Event()
 
     def abandon(self) -> None:
         """In a forked child: the worker belongs to the parent; start afresh when needed."""
@@ -162,14 +185,14 @@ class Supervisor:
     def _serve(self, child: Child) -> ForeshoreError | None:
         """Pass messages on until the worker ends; its own reason for not starting, if it gave one."""
         refused: ForeshoreError | None = None
-        beat = self._options.heartbeat_s / 4
-        heard, last_turn, booted, pings = time.monotonic(), time.monotonic(), False, 0
+        heart = Heartbeat(self._options.heartbeat_s, time.monotonic())
         with selectors.DefaultSelector() as selector:
             selector.register(child.socket, selectors.EVENT_READ)
             selector.register(child.log_stream, selectors.EVENT_READ)
             while not self._closing.is_set():
-                events = {key.fileobj for key, _ in selector.select(beat)}
+                events = {key.fileobj for key, _ in selector.select(heart.wait_s(time.monotonic()))}
                 now = time.monotonic()
+                heart.turn(now)
                 if child.log_stream in events and not child.read_log():
                     selector.unregister(child.log_stream)
                 if child.socket in events:
@@ -181,19 +204,13 @@ class Supervisor:
                     except ForeshoreError as error:  # not our protocol: that process is not to be trusted further
                         child.kill()
                         return error
-                    heard, booted = now, True
-                # A pause of our own (SIGSTOP, a sleeping laptop) says nothing about the worker.
-                heard = now if now - last_turn > 2 * beat + 1 else heard
-                last_turn = now
-                if now - heard > (self._options.heartbeat_s if booted else BOOT_S):
+                    heart.heard(now)
+                if heart.lost(now):
                     child.frozen = True
                     child.kill()
                     return refused
-                if now - heard >= beat * (pings + 1):
-                    child.send(Ping(number=pings))
-                    pings += 1
-                elif now == heard:
-                    pings = 0
+                if (number := heart.ping(now)) is not None:
+                    child.send(Ping(number=number))
         return refused
 
     def _take(self, child: Child, messages: list[Message]) -> ForeshoreError | None:
@@ -217,6 +234,8 @@ class Supervisor:
         with self._lock:
             if self.state == "starting":
                 self.state = "ready"
+                if self._threads is not None and self._child is not None:
+                    self._child.send(SetThreads(threads=self._threads))
                 self._ready.set_result(info)
 
     def _deliver(self, results: Results) -> None:
@@ -236,7 +255,7 @@ class Supervisor:
                 touched.append(stream)
                 if stream.ended:
                     del self._streams[number]
-                    self._deaths.pop(stream.key, None)
+                    self.quarantine.absolve(stream.key)
         _wake(touched)
 
     def _bury(self, child: Child, refused: ForeshoreError | None, *, lived_s: float) -> bool:
@@ -244,14 +263,15 @@ class Supervisor:
         status = child.finish()
         with self._lock:
             self._child, self.log, self.load = None, tuple(child.log), Load()
-            if self.state == "closed":
+            if self._closing.is_set():
                 return False
             started = self.state == "ready"
             self._early_deaths = 1 if lived_s > STEADY_S else self._early_deaths + 1
             if child.stuck or (status < 0 and -status in CRASHES):
-                self._suspect()
+                self.quarantine.blame({stream.key for stream in self._streams.values()})
             self._end_streams(lambda: self._obituary(child, status, started))
             if started:
+                self.restarts += 1
                 self.state, self._ready = "starting", Future()
             else:
                 self._fail(refused or self._obituary(child, status, started))
@@ -260,7 +280,7 @@ class Supervisor:
     def _fail(self, error: ForeshoreError) -> None:
         """The calling thread ends here: from now on `ready` may start its successor."""
         with self._lock:
-            if self.state == "closed":
+            if self._closing.is_set():
                 return
             self.state = "failed"
             self._retry_at = time.monotonic() + self._pause_s()
@@ -271,29 +291,23 @@ class Supervisor:
         """None after the first death, then half a second, doubling."""
         return 0.0 if self._early_deaths < 2 else min(MAX_PAUSE_S, 0.25 * 2 ** (self._early_deaths - 1))
 
-    def _suspect(self) -> None:
-        for stream in self._streams.values():
-            self._deaths[stream.key] = self._deaths.pop(stream.key, 0) + 1
-        while len(self._deaths) > REMEMBERED:
-            self._deaths.popitem(last=False)
-
     def _obituary(self, child: Child, status: int, started: bool) -> WorkerDied:
         when = "mid-answer" if started else "while it loaded the model"
         return WorkerDied(
             f"the local worker ended {when}: {_cause(child, status)}", target=self._target, hint=_advice(child, status)
         )
 
-    def _end_streams(self, error: object) -> None:
+    def _end_streams(self, error: Callable[[], ForeshoreError]) -> None:
         streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
-            stream.offer(error())  # type: ignore[operator]
+            stream.offer(error())
         _wake(streams)
 
 
 def _key(request: Request) -> str:
     """Equal for requests with the same content."""
     try:
-        return digest(request) + repr(request.sampling)
+        return f"{digest(request)} {request.sampling!r} {request.adapter!r} {request.deterministic}"
     except (TypeError, ValueError, RecursionError) as error:
         raise _not_json(error) from error
 

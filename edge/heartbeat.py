@@ -1,0 +1,49 @@
+"""When to ask a worker for a sign of life, and when to give it up. Pure: the time is told."""
+
+from __future__ import annotations
+
+__all__ = ["Heartbeat"]
+
+BOOT_S = 60.0  # until a new process says its first word
+PINGS = 4  # in the time that a worker may be silent
+
+
+class Heartbeat:
+    """`turn` at each turn of the loop, `heard` whenever the worker said something, then look at the rest."""
+
+    def __init__(self, limit_s: float, now: float) -> None:
+        self._beat, self._limit_s = limit_s / PINGS, limit_s
+        self._heard = self._last_turn = now
+        self._booted = False
+        self._pings = 0
+
+    def turn(self, now: float) -> None:
+        """A pause of our own (SIGSTOP, a sleeping laptop) says nothing about the worker."""
+        if now - self._last_turn > 2 * self._beat + 1:
+            self._heard, self._pings = now, 0
+        self._last_turn = now
+
+    def heard(self, now: float) -> None:
+        self._heard, self._booted, self._pings = now, True, 0
+
+    def ping(self, now: float) -> int | None:
+        """The number to ask with, when it is time to ask."""
+        if now < self._next_ping:
+            return None
+        self._pings += 1
+        return self._pings
+
+    def lost(self, now: float) -> bool:
+        return now >= self._end
+
+    def wait_s(self, now: float) -> float:
+        """Until something is due."""
+        return max(0.0, min(self._next_ping, self._end) - now)
+
+    @property
+    def _next_ping(self) -> float:
+        return self._heard + self._beat * (self._pings + 1)
+
+    @property
+    def _end(self) -> float:
+        return self._heard + (self._limit_s if self._booted else BOOT_S)
