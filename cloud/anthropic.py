@@ -187,6 +187,7 @@ def to_anthropic(request: Request, model: str) -> dict[str, Any]:
         "temperature": s.temperature,
         "top_p": s.top_p,
         "top_k": s.top_k or None,
+        "thinking": request.extra.get("thinking"),
         "stream": True,
     }
     return {k: v for k, v in body.items() if v is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,8 +14,8 @@ from foreshore import clearance
 from foreshore.cloud.http import Channel
 from foreshore.cloud.key import ApiKey
 from foreshore.cloud.shapes import Garbage, items, number, part, text
-from foreshore.errors import Overloaded, Truncated, Unavailable, UpstreamError
-from foreshore.types import Chunk, FinishReason, Request, TokenLogprob, ToolCallDelta, Usage
+from foreshore.errors import BadRequest, Overloaded, Truncated, Unavailable, UpstreamError
+from foreshore.types import Chunk, FinishReason, Message, Request, Sampling, TokenLogprob, ToolCallDelta, Usage
 
 __all__ = ["OpenAIBackend"]
 
@@ -26,6 +26,11 @@ FINISH_REASONS: dict[str, FinishReason] = {
     "function_call": "tool_calls",
     "content_filter": "content_filter",
 }
+
+
+_PLAIN = Sampling()
+_SPELLED_OTHERWISE = frozenset({"max_tokens", "logit_bias", "logprobs"})
+_TASKS = ("chat", "completion", "embedding")
 
 
 class OpenAIBackend:
@@ -48,8 +53,8 @@ class OpenAIBackend:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.name, self.model = name, model
-        own = urlsplit(base_url).hostname == "api.openai.com"
-        self._max_tokens_field = max_tokens_field or ("max_completion_tokens" if own else "max_tokens")
+        self._own = urlsplit(base_url).hostname == "api.openai.com"
+        self._max_tokens_field = max_tokens_field or ("max_completion_tokens" if self._own else "max_tokens")
         self._channel = Channel(
             base_url.rstrip("/"),
             target=name,
@@ -64,6 +69,8 @@ class OpenAIBackend:
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
         clearance.check(request, self.name)
+        if request.task not in _TASKS:
+            raise BadRequest(f"target {self.name!r} does not serve {request.task!r} requests", param="model")
         answer = self._embed(request) if request.task == "embedding" else self._generate(request)
         try:
             async with aclosing(answer) as chunks:
@@ -133,10 +140,14 @@ class OpenAIBackend:
     def _broken(self, what: str) -> UpstreamError:
         return UpstreamError(f"target {self.name!r} {what}", target=self.name)
 
+    def _message(self, message: Message) -> dict[str, Any]:
+        """OpenAI's own API refuses the reasoning that other servers want to see again."""
+        return {k: v for k, v in message.items() if not (self._own and k == "reasoning_content")}
+
     def _body(self, request: Request) -> dict[str, Any]:
         if request.task == "chat":
             content: dict[str, Any] = {
-                "messages": [dict(m) for m in request.messages],
+                "messages": [self._message(m) for m in request.messages],
                 "tools": [dict(t) for t in request.tools] or None,
                 "tool_choice": request.tool_choice,
                 "response_format": request.response_format,
@@ -153,21 +164,14 @@ def _sampling(request: Request, max_tokens_field: str) -> dict[str, Any]:
     """Only what the caller set: a server's own defaults are its model's."""
     s = request.sampling
     chat = request.task == "chat"
+    names = (field.name for field in fields(Sampling) if field.name not in _SPELLED_OTHERWISE)
+    plain = {name: value for name in names if (value := getattr(s, name)) != getattr(_PLAIN, name)}
     return {
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()},
         max_tokens_field if chat else "max_tokens": s.max_tokens,
-        "temperature": s.temperature,
-        "top_p": s.top_p,
-        "top_k": s.top_k,
-        "min_p": s.min_p,
-        "presence_penalty": s.presence_penalty or None,
-        "frequency_penalty": s.frequency_penalty or None,
-        "repeat_penalty": s.repeat_penalty if s.repeat_penalty != 1 else None,
-        "seed": s.seed,
-        "stop": list(s.stop) or None,
         "logit_bias": {str(k): v for k, v in s.logit_bias.items()} or None,
         "logprobs": None if s.logprobs is None else (True if chat else s.logprobs),
         "top_logprobs": s.logprobs if chat else None,
-        "grammar": s.grammar,
     }
 
 

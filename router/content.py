@@ -34,11 +34,14 @@ def text_of(request: Request) -> str:
         request.messages,
         request.prompt,
         request.inputs,
+        request.query,
         request.tools,
         request.tool_choice,
         request.response_format,
         request.sampling.stop,
         request.sampling.grammar,
+        request.sampling.dry_sequence_breakers,
+        request.sampling.samplers,
         request.extra,
     )
     words: list[str] = []  # keys, roles, types: apart, so that they do not stand between two parts of one text
@@ -78,7 +81,8 @@ def last_user_text(request: Request) -> str:
     for message in reversed(request.messages):
         if message.get("role") == "user":
             return plain_text(message.get("content"))
-    return request.prompt if isinstance(request.prompt, str) else "\n".join(request.inputs)
+    prompt = request.prompt if isinstance(request.prompt, str) else ""
+    return request.query or prompt or "\n".join(request.inputs)
 
 
 def plain_text(content: Any) -> str:

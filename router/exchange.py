@@ -36,8 +36,10 @@ class Exchange:
         policy: str,
         prices: dict[str, Price],
         record: Record,
+        choices: int = 1,
     ) -> None:
         self.id = decision_id
+        self._choices = choices  # that have not ended
         self.request, self.facts, self.decision = request, facts, decision
         self._strategy, self._arrived, self._policy, self._prices = strategy, arrived, policy, prices
         self._record: Record | None = record  # None once the event is recorded
@@ -58,7 +60,8 @@ class Exchange:
             async with aclosing(self._strategy.stream(self.request)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     self._see(chunk)
-                    if chunk.finish_reason is not None:
+                    self._choices -= chunk.finish_reason is not None
+                    if self._choices == 0:
                         state = "complete"
                     yield chunk
         except Exception as error:

@@ -139,7 +139,8 @@ def _late(target: str) -> DeadlineExceeded:
 
 def has_content(chunk: Chunk) -> bool:
     """Whether the caller sees anything of `chunk`: the commit point is the first that has."""
-    return bool(chunk.text or chunk.reasoning or chunk.tool_calls or chunk.embedding is not None or chunk.finish_reason)
+    result = chunk.embedding is not None or chunk.score is not None
+    return bool(chunk.text or chunk.reasoning or chunk.tool_calls or result or chunk.finish_reason)
 
 
 def _another_may(error: ForeshoreError) -> bool:

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible gateway: HTTP in, HTTP out, the router between."""
+"""The gateway, compatible with OpenAI, Anthropic and llama-server: HTTP in, HTTP out, the router between."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import math
 import time
-import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
@@ -19,26 +18,27 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
-from starlette.types import Receive, Scope, Send
 
-from foreshore.backend import Backend, join
+from foreshore.backend import Backend
 from foreshore.config import Config, Tenant
 from foreshore.errors import BadRequest, DeadlineExceeded, ForeshoreError, NotFound, Unauthorized
-from foreshore.router.answers import DONE, Encoder, error_event
 from foreshore.router.body import parse_json, read_body
 from foreshore.router.disconnect import ClientGone, while_connected
+from foreshore.router.door import Body, Frame
+from foreshore.router.doors import DOORS
+from foreshore.router.event_stream import EventStream
 from foreshore.router.exchange import Exchange
 from foreshore.router.facts import RequestFacts
+from foreshore.router.fields import parse
 from foreshore.router.label import Caller
-from foreshore.router.openai_api import Body, ChatBody, CompletionBody, EmbeddingBody, parse
+from foreshore.router.mishap import defect, on_error, on_http_error
+from foreshore.router.openapi import document
 from foreshore.router.router import LARGE, Router
-from foreshore.telemetry import logger
-from foreshore.types import Chunk, Request, new_id
+from foreshore.types import Request, new_id
 
 __all__ = ["create_app"]
 
 LONGEST_TIMEOUT = 86_400.0
-GRACE_S = 1.0  # for the last bytes to be taken
 
 
 def create_app(
@@ -62,18 +62,19 @@ def create_app(
         finally:
             await router.close()
 
-    app = FastAPI(title="Foreshore", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Foreshore", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     app.state.router = router
     gateway = Gateway(router)
-    for path, kind in (("chat/completions", ChatBody), ("completions", CompletionBody), ("embeddings", EmbeddingBody)):
-        app.add_route(f"/v1/{path}", gateway.endpoint(kind), methods=["POST"])
+    for path, kind in DOORS.items():
+        app.add_route(path, gateway.endpoint(kind), methods=["POST"])
     app.add_route("/v1/models", gateway.models)
     app.add_route("/v1/models/{name:path}", gateway.model)
     app.add_route("/healthz", gateway.healthz)
     app.add_route("/readyz", gateway.readyz)
     app.add_route("/metrics", gateway.metrics)
-    app.add_exception_handler(ForeshoreError, _on_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_route("/openapi.json", gateway.openapi)
+    app.add_exception_handler(ForeshoreError, on_error)
+    app.add_exception_handler(HTTPException, on_http_error)
     return app
 
 
@@ -83,7 +84,7 @@ class Gateway:
     def __init__(self, router: Router) -> None:
         self.router = router
 
-    def endpoint(self, kind: type[Body]) -> Any:
+    def endpoint(self, kind: type[Any]) -> Any:
         """The handler for one kind of body."""
 
         async def handle(http: HTTPRequest) -> Response:
@@ -94,11 +95,11 @@ class Gateway:
             except ForeshoreError:
                 raise
             except Exception as error:
-                return await _on_error(http, _defect(error))
+                return await on_error(http, defect(error))
 
         return handle
 
-    async def answer(self, http: HTTPRequest, kind: type[Body]) -> Response:
+    async def answer(self, http: HTTPRequest, kind: type[Any]) -> Response:
         arrived = time.monotonic()
         decision_id = http.state.decision = new_id("dec")
         try:
@@ -106,7 +107,9 @@ class Gateway:
         except BaseException as error:
             self.router.refuse(error, RequestFacts(task=kind.task), arrived=arrived, decision_id=decision_id)
             raise
-        exchange = await self.router.open(request, caller, arrived=arrived, decision_id=decision_id)
+        exchange = await self.router.open(
+            request, caller, arrived=arrived, decision_id=decision_id, choices=body.choices
+        )
         try:
             if body.streams:
                 return await self._begin(http, exchange, body)
@@ -115,7 +118,7 @@ class Gateway:
             if not body.streams:
                 exchange.close()
 
-    async def _read(self, http: HTTPRequest, kind: type[Body], arrived: float) -> tuple[Caller, Body, Request]:
+    async def _read(self, http: HTTPRequest, kind: type[Any], arrived: float) -> tuple[Caller, Body, Request]:
         tenant = self._admit(http)
         limits = self.router.loaded.config.limits
         try:
@@ -134,7 +137,12 @@ class Gateway:
         timeout = _timeout(http.headers.get("x-foreshore-timeout"), limits.timeout)
         headers = {name: ", ".join(http.headers.getlist(name)) for name in http.headers}  # RFC 9110, 5.3
         caller = Caller(
-            tenant=tenant.name, private=tenant.private, headers=headers, stream=body.streams, body_bytes=len(raw)
+            tenant=tenant.name,
+            private=tenant.private,
+            headers=headers,
+            stream=body.streams,
+            tier=body.tier,
+            body_bytes=len(raw),
         )
         request = replace(request, tenant=tenant.name, deadline=arrived + timeout)
         return caller, body, request
@@ -145,17 +153,12 @@ class Gateway:
         host = http.headers.get("host", "")
         if not tenants.required and not _names_this_machine(host):
             raise Unauthorized(f"the host is {host[:60]!r}", hint="use 127.0.0.1, or give the tenants API keys")
-        return tenants.admit(http.headers.get("authorization"))
+        return tenants.admit(http.headers.get("authorization"), http.headers.get("x-api-key"))
 
     async def _whole(self, exchange: Exchange, body: Body) -> Response:
         async with aclosing(exchange.stream()) as stream:
             chunks = [chunk async for chunk in stream]
-        answer = join(chunks, target=exchange.target)
-        encoder = self._encoder(exchange, body)
-        if isinstance(body, EmbeddingBody):
-            content = encoder.vectors(answer, packed=body.encoding_format == "base64")
-        else:
-            content = encoder.whole(answer)
+        content = body.encoder(self._frame(exchange)).whole(chunks)
         return JSONResponse(content, headers=_headers(exchange))
 
     async def _begin(self, http: HTTPRequest, exchange: Exchange, body: Body) -> Response:
@@ -167,14 +170,17 @@ class Gateway:
             await stream.aclose()
             exchange.close()
             raise
-        return EventStream(first, stream, exchange, self._encoder(exchange, body))
+        encoder = body.encoder(self._frame(exchange))
+        return EventStream(first, stream, exchange, encoder, _headers(exchange))
 
-    def _encoder(self, exchange: Exchange, body: Body) -> Encoder:
+    def _frame(self, exchange: Exchange) -> Frame:
         spec = self.router.loaded.config.targets.get(exchange.target)
-        wants_usage = not isinstance(body, EmbeddingBody) and body.wants_usage
-        model = spec.model if spec is not None else exchange.target
-        fingerprint = f"fs-{exchange.target}"
-        return Encoder(body.task, model=model, fingerprint=fingerprint, wants_usage=wants_usage)
+        fixed = "-deterministic" if exchange.request.deterministic else ""
+        return Frame(
+            model=spec.model if spec is not None else exchange.target,
+            fingerprint=f"fs-{exchange.target}{fixed}",
+            service_tier=exchange.request.service_tier if spec is not None and spec.local else "default",
+        )
 
     async def models(self, http: HTTPRequest) -> Response:
         self._admit(http)
@@ -187,6 +193,9 @@ class Gateway:
         if name != "auto" and name not in self.router.loaded.targets:
             raise NotFound(f"there is no model {name[:100]!r}", param="model")
         return JSONResponse(_model(name))
+
+    async def openapi(self, http: HTTPRequest) -> Response:
+        return JSONResponse(document())
 
     async def healthz(self, http: HTTPRequest) -> Response:
         return JSONResponse({"status": "ok"})
@@ -208,53 +217,10 @@ class Gateway:
         return PlainTextResponse(self.router.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _parsed(raw: bytes, content_type: str | None, kind: type[Body]) -> tuple[Body, Request]:
-    document = parse_json(raw, content_type)
-    body = parse(kind, document)
-    return body, body.request(document)
-
-
-class EventStream(Response):
-    """Sends an answer as server-sent events. When the client leaves, the stream is closed before this returns.
-
-    So it is when the client stops reading: `GRACE_S` after the request's deadline, which says why to one who reads.
-    """
-
-    def __init__(self, first: Chunk, stream: Any, exchange: Exchange, encoder: Encoder) -> None:
-        super().__init__(status_code=200, headers=_headers(exchange), media_type="text/event-stream")
-        del self.headers["content-length"]
-        self.headers["cache-control"] = "no-cache"
-        self.headers["x-accel-buffering"] = "no"
-        self._first, self._stream, self._exchange, self._encoder = first, stream, exchange, encoder
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        deadline = self._exchange.request.deadline
-        try:
-            async with asyncio.timeout(deadline and deadline + GRACE_S - time.monotonic()):
-                await while_connected(self._send_all(send), receive)
-        except (ClientGone, OSError):  # TimeoutError too: uvicorn then cuts the connection
-            return
-        finally:
-            await self._stream.aclose()
-            self._exchange.close()
-
-    async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await _piece(send, self._encoder.opening() + self._encoder.chunk(self._first))
-        try:
-            async for chunk in self._stream:
-                await _piece(send, self._encoder.chunk(chunk))
-            await _piece(send, DONE)
-        except ForeshoreError as error:
-            await _piece(send, error_event(error))
-        except Exception as error:
-            await _piece(send, error_event(_defect(error)))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _piece(send: Send, body: bytes) -> None:
-    if body:
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+def _parsed(raw: bytes, content_type: str | None, kind: type[Any]) -> tuple[Body, Request]:
+    raw_body = parse_json(raw, content_type)
+    body: Body = parse(kind, raw_body)
+    return body, body.request(raw_body)
 
 
 def _names_this_machine(host: str) -> bool:
@@ -267,10 +233,12 @@ def _names_this_machine(host: str) -> bool:
 
 
 def _headers(exchange: Exchange) -> dict[str, str]:
+    fixed = {"x-foreshore-deterministic": "true"} if exchange.request.deterministic else {}
     return {
         "x-foreshore-target": exchange.target,
         "x-foreshore-rule": exchange.decision.rule,
         "x-foreshore-decision": exchange.id,
+        **fixed,
     }
 
 
@@ -289,27 +257,3 @@ def _timeout(value: str | None, default: float) -> float:
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "foreshore"}
-
-
-def _defect(error: Exception) -> ForeshoreError:
-    """Logged by type and place alone: its message may hold content."""
-    logger.error("%s in the gateway\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
-    return ForeshoreError("something went wrong inside the gateway", hint="its log has more")
-
-
-async def _on_error(http: HTTPRequest, error: Exception) -> Response:
-    assert isinstance(error, ForeshoreError)
-    headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
-    if (decision := getattr(http.state, "decision", None)) is not None:
-        headers["x-foreshore-decision"] = decision
-    if (wait := getattr(error, "retry_after", None)) is not None:
-        headers["retry-after"] = str(max(1, math.ceil(wait)))
-    return JSONResponse(error.to_openai(), status_code=error.status, headers=headers)
-
-
-async def _on_http_error(http: HTTPRequest, error: Exception) -> Response:
-    """A path or method that does not exist, in OpenAI's shape too."""
-    assert isinstance(error, HTTPException)
-    message = f"{http.method} {http.url.path[:200]}: {error.detail}"
-    body = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    return JSONResponse({"error": body}, status_code=error.status_code, headers=error.headers)

@@ -2,35 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import fields
 
-from foreshore.types import Request
+from foreshore.types import Request, Sampling
 
 __all__ = ["unhonoured"]
 
-_ANTHROPIC: dict[str, Callable[[Request], bool]] = {
-    "seed": lambda r: r.sampling.seed is not None,
-    "logprobs": lambda r: r.sampling.logprobs is not None,
-    "logit_bias": lambda r: bool(r.sampling.logit_bias),
-    "min_p": lambda r: bool(r.sampling.min_p),
-    "presence_penalty": lambda r: r.sampling.presence_penalty != 0,
-    "frequency_penalty": lambda r: r.sampling.frequency_penalty != 0,
-    "repeat_penalty": lambda r: r.sampling.repeat_penalty != 1,
-    "temperature above 1": lambda r: (r.sampling.temperature or 0) > 1,
-    "response_format": lambda r: (r.response_format or {}).get("type", "text") != "text",
-    "grammar": lambda r: r.sampling.grammar is not None,
-}
+_PLAIN = Sampling()
+_ANTHROPIC_SAMPLING = frozenset({"max_tokens", "temperature", "top_p", "top_k", "stop"})
+# Of `Request.extra`, what the runtime here honours; `parallel_tool_calls` only where it allows what is allowed anyway.
+_LOCAL_EXTRA = frozenset({"ignore_eos", "chat_template_kwargs", "thinking", "add_special", "parse_special"})
 
 
 def unhonoured(request: Request, kind: str) -> tuple[str, ...]:
     """Fields set in `request` that a target of `kind` would ignore.
 
-    An OpenAI-compatible server gets every field and says itself what it refuses. A local engine knows all of `Request`
-    but `extra`; Anthropic's Messages API lacks some of OpenAI's parameters.
+    An OpenAI-compatible server gets every field that such a server may know and says itself what it refuses. A local
+    engine knows all of `Request` and some of `extra`; Anthropic's Messages API lacks most of OpenAI's parameters.
     """
-    if kind == "openai":
-        return ()
-    beyond = tuple(request.extra)
-    if kind == "anthropic":
-        return (*(name for name, used in _ANTHROPIC.items() if used(request)), *beyond)
-    return beyond
+    if kind == "local":
+        return tuple(name for name, value in request.extra.items() if not _local(name, value))
+    beyond = tuple(_only_local(request))
+    return (*beyond, *_beyond_anthropic(request)) if kind == "anthropic" else beyond
+
+
+def _local(name: str, value: object) -> bool:
+    return name in _LOCAL_EXTRA or (name == "parallel_tool_calls" and value is True)
+
+
+def _only_local(request: Request) -> Iterator[str]:
+    if request.deterministic:
+        yield "deterministic"
+    if request.adapter is not None:
+        yield "adapter"
+
+
+def _beyond_anthropic(request: Request) -> Iterator[str]:
+    sampling = request.sampling
+    for field in fields(Sampling):
+        value = getattr(sampling, field.name)
+        if field.name not in _ANTHROPIC_SAMPLING and value != getattr(_PLAIN, field.name):
+            yield field.name
+    if (sampling.temperature or 0) > 1:
+        yield "temperature above 1"
+    if (request.response_format or {}).get("type", "text") != "text":
+        yield "response_format"
+    for name in request.extra:
+        if name != "thinking" or _answers_a_tool(request):
+            yield name
+
+
+def _answers_a_tool(request: Request) -> bool:
+    """Thinking goes on after a tool's result only with the signed thinking before it, which our messages lack."""
+    return any(message.get("role") == "tool" for message in request.messages)

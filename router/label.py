@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import get_args
 
-from foreshore.config import Config
+from foreshore.config import Config, Tenant
 from foreshore.errors import BadRequest
 from foreshore.router.content import last_user_text, text_of, unscannable
 from foreshore.router.facts import RequestFacts
 from foreshore.router.privacy import detect
-from foreshore.types import Request
+from foreshore.types import Request, ServiceTier
 
-__all__ = ["Caller", "estimate_tokens", "label"]
+__all__ = ["Caller", "as_tenant", "estimate_tokens", "label"]
 
 PRIVATE_WORDS = {"private": True, "1": True, "true": True, "public": False, "0": False, "false": False}
+_TIERS = get_args(ServiceTier)  # the highest first
 _SECRET_HEADERS = frozenset({"x-api-key", "x-auth-token", "x-access-token"})
 _PER_MESSAGE = 4  # tokens a chat template adds to each message, roughly
 
@@ -28,6 +30,7 @@ class Caller:
     private: bool = False  # the tenant is, by the config it was admitted under: a reload since must not open it
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: bool = False
+    tier: ServiceTier | None = None  # None: the tenant's own
     body_bytes: int = 0  # of the HTTP body; 0: there was none
 
 
@@ -51,6 +54,23 @@ def label(request: Request, caller: Caller, config: Config) -> RequestFacts:
         headers={k: v for k, v in caller.headers.items() if k.startswith("x-") and k not in _SECRET_HEADERS},
         deadline_s=max(0.0, request.deadline - time.monotonic()) if request.deadline else 0.0,
     )
+
+
+def as_tenant(request: Request, caller: Caller, tenants: Iterable[Tenant]) -> Request:
+    """`request` with its tenant's weight, and with the tier the caller names, else the tenant's own.
+
+    Raises `BadRequest` for a tier above the tenant's highest.
+    """
+    tier = caller.tier or (None if request.service_tier == "default" else request.service_tier)
+    tenant = next((t for t in tenants if t.name == caller.tenant), None)
+    if tenant is None:
+        return replace(request, service_tier=tier or "default")
+    if tier is not None and _TIERS.index(tier) < _TIERS.index(tenant.highest_tier):
+        raise BadRequest(
+            f"service_tier is {tier!r}; tenant {tenant.name!r} may ask for {tenant.highest_tier!r} at most",
+            param="service_tier",
+        )
+    return replace(request, weight=tenant.weight, service_tier=tier or tenant.service_tier)
 
 
 def estimate_tokens(text: str) -> int:

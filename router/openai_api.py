@@ -2,96 +2,52 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from foreshore.errors import BadRequest
+from foreshore.router.answers import Answers, Vectors
+from foreshore.router.door import Frame
+from foreshore.router.fields import BaseBody, Count, Generation, Number, Part, Text
 from foreshore.types import Request, Sampling, Task
 
-__all__ = ["ChatBody", "CompletionBody", "EmbeddingBody", "parse"]
+__all__ = ["ChatBody", "CompletionBody", "EmbeddingBody", "check_format", "check_tools"]
 
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Count = Annotated[int, Field(strict=True, ge=1, le=10_000_000)]
-Role = Literal["system", "developer", "user", "assistant", "tool"]
 MAX_STOPS = 16
-# They change nothing about the answer, so they are taken and dropped, never sent on: they may say who the user is.
-HARMLESS = frozenset(
-    {"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier"}
-)
-CHAT_EXTRA = frozenset(
-    {"reasoning_effort", "verbosity", "parallel_tool_calls", "modalities", "audio", "prediction", "web_search_options",
-     "thinking", "chat_template_kwargs"}
-)  # fmt: skip
+MAX_CHOICES = 16
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+EXTRA = frozenset({"ignore_eos"})
+CHAT_EXTRA = EXTRA | {
+    "reasoning_effort", "verbosity", "parallel_tool_calls", "modalities", "audio", "prediction", "web_search_options",
+    "thinking", "chat_template_kwargs",
+}  # fmt: skip
 
 
-class _Body(BaseModel):
-    """`extras` are fields that only some targets understand: they travel in `Request.extra`."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    extras: ClassVar[frozenset[str]] = frozenset()
-    task: ClassVar[Task]
-
-    model: StrictStr = Field(max_length=200)
-
-    def extra(self) -> dict[str, Any]:
-        """Fields to pass on. Raises `BadRequest` for one that nobody knows."""
-        found = {k: v for k, v in (self.model_extra or {}).items() if v is not None and k not in HARMLESS}
-        for name in found:
-            if name not in self.extras:
-                raise _unknown(name, [*type(self).model_fields, *self.extras])
-        return found
-
-
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class StreamOptions(Part):
     include_usage: StrictBool = False
     include_obfuscation: StrictBool | None = None  # padding against traffic analysis; none is added
 
 
-class _Generation(_Body):
-    stream: StrictBool | None = None
+class _Generation(Generation):
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[StrictInt, Field(ge=0, le=1_000_000)] | None = None
-    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
-    repeat_penalty: Annotated[Number, Field(gt=0, le=10)] | None = None
-    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: StrictStr | list[StrictStr] | None = None
     logit_bias: dict[str, Annotated[Number, Field(ge=-100, le=100)]] | None = None
-    n: Annotated[StrictInt, Field(ge=1, le=1)] | None = None
-    grammar: StrictStr | None = None
+    n: Annotated[StrictInt, Field(ge=1, le=MAX_CHOICES)] | None = None
 
     @property
-    def streams(self) -> bool:
-        return bool(self.stream)
+    def choices(self) -> int:
+        return self.n or 1
 
-    @property
-    def wants_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    def encoder(self, frame: Frame) -> Answers:
+        usage = self.stream_options is not None and self.stream_options.include_usage
+        return Answers(self.task, frame, wants_usage=usage, choices=self.choices)
 
     def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> Sampling:
         return Sampling(
-            max_tokens=max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            repeat_penalty=self.repeat_penalty or 1.0,
-            seed=self.seed,
-            stop=self._stops(),
-            logit_bias=self._bias(),
-            logprobs=logprobs,
-            grammar=self.grammar,
+            max_tokens=max_tokens, stop=self._stops(), logit_bias=self._bias(), logprobs=logprobs, **self.drawing()
         )
 
     def check(self) -> None:
@@ -112,10 +68,27 @@ class _Generation(_Body):
             raise BadRequest("the keys of logit_bias are token ids", param="logit_bias") from error
 
 
+_SAYING: list[Any] = [  # what `_check_messages` asks of them
+    {"properties": {"role": {"const": "assistant"}}},
+    {
+        "properties": {"role": {"enum": ["system", "developer", "user"]}, "content": {"type": ["string", "array"]}},
+        "required": ["content"],
+    },
+    {
+        "properties": {
+            "role": {"const": "tool"},
+            "content": {"type": ["string", "array"]},
+            "tool_call_id": {"type": "string", "minLength": 1},
+        },
+        "required": ["content", "tool_call_id"],
+    },
+]
+
+
 class ChatMessage(BaseModel):
     """Fields beyond these are passed on as they are: chat templates and providers have their own."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra={"anyOf": _SAYING})
 
     role: Role
     content: StrictStr | list[dict[str, Any]] | None = None
@@ -142,8 +115,8 @@ class ChatBody(_Generation):
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise BadRequest("max_tokens and max_completion_tokens differ", param="max_tokens")
         _check_messages(self.messages)
-        _check_tools(self.tools or [], self.tool_choice)
-        _check_format(self.response_format)
+        check_tools(self.tools or [], self.tool_choice)
+        check_format(self.response_format)
         return Request(
             task="chat",
             model=self.model,
@@ -155,15 +128,21 @@ class ChatBody(_Generation):
                 max_tokens=self.max_completion_tokens or self.max_tokens,
                 logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             ),
+            deterministic=bool(self.deterministic),
+            adapter=self.adapter,
             extra=self.extra(),
         )
 
 
 class CompletionBody(_Generation):
     task: ClassVar[Task] = "completion"
-    extras: ClassVar[frozenset[str]] = frozenset({"suffix"})
+    extras: ClassVar[frozenset[str]] = EXTRA | {"suffix"}
 
-    prompt: StrictStr | list[StrictInt] | list[StrictStr]
+    prompt: (
+        StrictStr
+        | Annotated[list[StrictInt], Field(min_length=1)]
+        | Annotated[list[StrictStr], Field(min_length=1, max_length=1)]
+    )  # one text, or the token ids of one
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     echo: Literal[False] | None = None
     best_of: Annotated[StrictInt, Field(ge=1, le=1)] | None = None
@@ -175,6 +154,8 @@ class CompletionBody(_Generation):
             model=self.model,
             prompt=self._prompt(),
             sampling=self.sampling(max_tokens=self.max_tokens, logprobs=self.logprobs),
+            deterministic=bool(self.deterministic),
+            adapter=self.adapter,
             extra=self.extra(),
         )
 
@@ -182,57 +163,22 @@ class CompletionBody(_Generation):
         if isinstance(self.prompt, str):
             return self.prompt
         texts = [p for p in self.prompt if isinstance(p, str)]
-        if not self.prompt or (texts and len(texts) > 1):
-            raise BadRequest("prompt takes one text, or the token ids of one text", param="prompt")
         return texts[0] if texts else tuple(p for p in self.prompt if isinstance(p, int))
 
 
-class EmbeddingBody(_Body):
+class EmbeddingBody(BaseBody):
     task: ClassVar[Task] = "embedding"
     extras: ClassVar[frozenset[str]] = frozenset({"dimensions"})
 
-    input: StrictStr | list[StrictStr] = Field(min_length=1, max_length=10_000_000)
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=2048)]
     encoding_format: Literal["float", "base64"] | None = None
 
-    streams: ClassVar[bool] = False
+    def encoder(self, frame: Frame) -> Vectors:
+        return Vectors(frame, packed=self.encoding_format == "base64")
 
     def request(self, raw: Mapping[str, Any]) -> Request:
         inputs = (self.input,) if isinstance(self.input, str) else tuple(self.input)
-        if len(inputs) > 2048 or not all(inputs):
-            raise BadRequest("input takes one to 2048 texts, none empty", param="input")
         return Request(task="embedding", model=self.model, inputs=inputs, extra=self.extra())
-
-
-Body = ChatBody | CompletionBody | EmbeddingBody
-
-
-def parse(kind: type[Body], raw: Mapping[str, Any]) -> Body:
-    """Raises `BadRequest` naming the first field that is wrong, as `param`."""
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        raise _bad(error.errors(include_url=False, include_context=False), raw) from error
-
-
-def _bad(errors: Sequence[Any], raw: Mapping[str, Any]) -> BadRequest:
-    first = errors[0]
-    param = ".".join(str(p) for p in first["loc"] if not _is_type_name(p)) or None
-    if first["type"] == "missing":
-        return BadRequest(f"{param} is missing", param=param)
-    value = raw.get(str(first["loc"][0])) if len(first["loc"]) == 1 else None
-    shown = f" (got {value!r})" if isinstance(value, (int, float, bool)) else ""
-    return BadRequest(f"{param}: {first['msg']}{shown}", param=param)
-
-
-def _is_type_name(part: Any) -> bool:
-    """Pydantic puts the tried alternatives of a union into the location."""
-    return isinstance(part, str) and (part in ("str", "int") or "[" in part)
-
-
-def _unknown(name: str, known: Sequence[str]) -> BadRequest:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "leave it out; docs/gateway.md lists what is honoured"
-    return BadRequest(f"unknown parameter {name[:100]!r}", hint=hint, param=name[:100])
 
 
 def _check_messages(messages: Sequence[ChatMessage]) -> None:
@@ -256,7 +202,8 @@ def _check_part(part: Mapping[str, Any], where: str) -> None:
         raise BadRequest(f"{where}.image_url.url is missing", param=f"{where}.image_url")
 
 
-def _check_tools(tools: Sequence[Mapping[str, Any]], choice: Any) -> None:
+def check_tools(tools: Sequence[Mapping[str, Any]], choice: Any) -> None:
+    """Raises `BadRequest` unless each tool is a function with a name, and `choice` fits to them."""
     for i, tool in enumerate(tools):
         function = tool.get("function")
         if (
@@ -271,7 +218,8 @@ def _check_tools(tools: Sequence[Mapping[str, Any]], choice: Any) -> None:
         raise BadRequest(f"unknown tool_choice {choice[:40]!r}", param="tool_choice")
 
 
-def _check_format(found: Mapping[str, Any] | None) -> None:
+def check_format(found: Mapping[str, Any] | None) -> None:
+    """Raises `BadRequest` unless `found` is a response format that someone honours."""
     kind = (found or {"type": "text"}).get("type")
     if kind not in ("text", "json_object", "json_schema"):
         raise BadRequest(f"unknown response_format type {str(kind)[:40]!r}", param="response_format.type")

@@ -16,16 +16,19 @@ from foreshore.config import Config
 from foreshore.errors import DeadlineExceeded, ForeshoreError
 from foreshore.reliability.event import Event
 from foreshore.reliability.ledger import Ledger
+from foreshore.router.choices import Choices
 from foreshore.router.constrain import constrain
 from foreshore.router.decide import Decision, State, decide
 from foreshore.router.exchange import Exchange, code_of, terminal_state
-from foreshore.router.factory import build
+from foreshore.router.factory import Factory
 from foreshore.router.facts import RequestFacts
 from foreshore.router.fallback import Fallback
-from foreshore.router.label import Caller, label
+from foreshore.router.label import Caller, as_tenant, label
+from foreshore.router.observe import observe
 from foreshore.router.policy import Policy
 from foreshore.router.target import Target
 from foreshore.router.tenants import Tenants
+from foreshore.router.workers import Workers
 from foreshore.telemetry import Metrics, logger
 from foreshore.types import Chunk, Request, new_id
 
@@ -55,9 +58,12 @@ class Loaded:
         for target in self.targets.values():
             target.release()
 
-    def strategy(self, decision: Decision) -> Fallback:
-        """How the decided targets are asked: for now always one after the other."""
-        return Fallback([self.targets[name] for name in decision.targets], attempts=self.config.limits.attempts)
+    def strategy(self, decision: Decision, choices: int) -> Fallback:
+        """How the decided targets are asked: for now always one after the other, each for all choices."""
+        targets: list[Backend] = [self.targets[name] for name in decision.targets]
+        if choices > 1:
+            targets = [Choices(target, choices) for target in targets]
+        return Fallback(targets, attempts=self.config.limits.attempts)
 
 
 class Router:
@@ -75,7 +81,10 @@ class Router:
         self.config_error = ""  # why the newest config file was refused; "" if it was not
         self._given = dict(backends or {})
         self._retired: set[asyncio.Task[None]] = set()
+        self._factory = Factory()
+        self._factory.apply(config.runtime)
         self.loaded = self._load(config, {})
+        self.metrics.registry.register(Workers(lambda: self.loaded.targets.values()))
         self.ledger = ledger or Ledger(
             config.ledger.file, queue_size=config.ledger.queue, keep_days=config.ledger.keep_days
         )
@@ -87,6 +96,7 @@ class Router:
     async def close(self) -> None:
         """Waits for running streams, then frees every target and writes the ledger out."""
         await asyncio.gather(*(t.close() for t in self.loaded.targets.values()), *self._retired)
+        self._factory.close()
         await asyncio.to_thread(self.ledger.close)
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
@@ -96,9 +106,15 @@ class Router:
                 yield chunk
 
     async def open(
-        self, request: Request, caller: Caller, *, arrived: float | None = None, decision_id: str = ""
+        self,
+        request: Request,
+        caller: Caller,
+        *,
+        arrived: float | None = None,
+        decision_id: str = "",
+        choices: int = 1,
     ) -> Exchange:
-        """Decide on `request`. A refusal is recorded, then raised."""
+        """Decide on `request`. A refusal is recorded, then raised. `Chunk.index` tells the answer's `choices` apart."""
         arrived = time.monotonic() if arrived is None else arrived
         decision_id = decision_id or new_id("dec")
         loaded = self.loaded
@@ -106,12 +122,13 @@ class Router:
         facts = RequestFacts(task=request.task, tenant=caller.tenant, stream=caller.stream)
         try:
             request = _with_deadline(request, arrived + loaded.config.limits.timeout)
+            request = as_tenant(request, caller, loaded.config.tenants)
             facts = await _aside(request, caller, label, request, caller, loaded.config)
             targets = [target.facts().predicted(facts) for target in loaded.targets.values()]
             specs = loaded.config.targets
             clearing = await _aside(request, caller, constrain, request, facts, targets, specs, loaded.policy)
             decision = decide(facts, State(policy=loaded.policy, targets=targets, clearing=clearing))
-            strategy = loaded.strategy(decision)
+            strategy = loaded.strategy(decision, choices)
         except BaseException as error:
             loaded.release()
             self.refuse(error, facts, arrived=arrived, decision_id=decision_id)
@@ -128,6 +145,7 @@ class Router:
             policy=loaded.digest,
             prices={name: target.spec.price for name, target in loaded.targets.items()},
             record=partial(self._end, loaded),
+            choices=choices,
         )
 
     def refuse(self, error: BaseException, facts: RequestFacts, *, arrived: float, decision_id: str) -> None:
@@ -145,16 +163,18 @@ class Router:
             decision_s=now - arrived,
             total_s=now - arrived,
         )
-        self._record(event)
+        self._record(self.loaded, event)
 
     async def reload(self, config: Config) -> None:
         """Swap to `config`, or raise and keep the old. Unchanged targets stay; replaced ones end their streams."""
         old = self.loaded
         new = self._load(config, old.targets)
         fresh = [t for name, t in new.targets.items() if old.targets.get(name) is not t]
+        self._factory.apply(config.runtime)
         try:
             await _start(fresh)
         except BaseException:
+            self._factory.apply(old.config.runtime)
             await asyncio.gather(*(t.close() for t in fresh))
             raise
         self.loaded = new
@@ -173,7 +193,9 @@ class Router:
     def _load(self, config: Config, running: Mapping[str, Target]) -> Loaded:
         def target(name: str) -> Target:
             old, spec = running.get(name), config.targets[name]
-            return old if old is not None and old.spec == spec else build(name, spec, self._given.get(name))
+            if old is not None and old.spec == spec:
+                return old
+            return self._factory.build(name, spec, self._given.get(name), replaces=old)
 
         return Loaded(
             config=config,
@@ -186,19 +208,13 @@ class Router:
     def _end(self, loaded: Loaded, event: Event) -> None:
         loaded.release()
         self.metrics.running.dec()
-        self._record(event)
+        self._record(loaded, event)
 
-    def _record(self, event: Event) -> None:
+    def _record(self, loaded: Loaded, event: Event) -> None:
         """The end of every request: ledger, metrics, one log line."""
         self.ledger.append(event)
         self.metrics.ledger_dropped.set(self.ledger.dropped)
-        self.metrics.requests.labels(event.target, event.rule, event.terminal_state).inc()
-        for attempt in event.attempts:
-            self.metrics.attempts.labels(attempt["target"], attempt["error"]).inc()
-        if event.cost:
-            self.metrics.cost.labels(event.target).inc(event.cost)
-        if event.terminal_state == "complete":
-            self.metrics.answered(event.target, ttft_s=event.ttft_s, timings=event.timings, usage=event.usage)
+        observe(self.metrics, loaded.config, event)
         logger.info(
             "%s %s target=%s rule=%s code=%s %.3fs",
             *(event.decision_id, event.terminal_state, event.target, event.rule, event.error_code, event.total_s),
@@ -212,7 +228,7 @@ async def _start(targets: Iterable[Target]) -> None:
 async def _aside(request: Request, caller: Caller, work: Callable[..., Made], *arguments: Any) -> Made:
     """What `work` makes; in a thread where reading the content would hold other requests up."""
     size = caller.body_bytes or sum(len(str(m.get("content") or "")) for m in request.messages)
-    size += sum(map(len, request.inputs)) + len(request.prompt)
+    size += sum(map(len, request.inputs)) + len(request.prompt) + len(request.query)
     return work(*arguments) if size < LARGE else await asyncio.to_thread(work, *arguments)
 
 

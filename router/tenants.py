@@ -33,11 +33,14 @@ class Tenants:
     def required(self) -> bool:
         return bool(self._digests)
 
-    def admit(self, authorization: str | None) -> Tenant:
-        """The tenant of an `Authorization: Bearer KEY` header. Every key is compared, whichever fits."""
+    def admit(self, authorization: str | None, api_key: str | None = None) -> Tenant:
+        """The tenant of an `Authorization: Bearer KEY` header, else of `x-api-key`, Anthropic's way to send one.
+
+        Every key is compared, whichever fits.
+        """
         if not self._digests:
             return Tenant(name="default", key_env="FORESHORE_NO_KEY")
-        scheme, _, key = (authorization or "").partition(" ")
+        scheme, _, key = (authorization or f"bearer {api_key or ''}").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             raise Unauthorized("no API key", hint="send it as 'Authorization: Bearer KEY'")
         offered = _digest(key.strip())

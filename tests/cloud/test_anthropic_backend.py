@@ -126,6 +126,14 @@ def test_a_conversation_with_tools_is_translated() -> None:
     }
 
 
+def test_thinking_is_sent_as_it_was_asked_for() -> None:
+    thinking = {"type": "enabled", "budget_tokens": 2048}
+    _, server = asyncio.run(answered(head(), *ANSWER, request=ask(extra={"thinking": thinking})))
+    assert server.requests[0][2]["thinking"] == thinking
+    _, server = asyncio.run(answered(head(), *ANSWER, request=ask()))
+    assert "thinking" not in server.requests[0][2]
+
+
 @pytest.mark.parametrize("length", range(len(ANSWER)))
 def test_a_stream_cut_anywhere_is_never_a_success(length: int) -> None:
     assert isinstance(refused(head(), *ANSWER[:length]), UpstreamError)

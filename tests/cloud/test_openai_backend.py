@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,6 +105,40 @@ def test_every_parameter_that_was_set_is_sent() -> None:
         "reasoning_effort": "low",
     }  # fmt: skip
     assert {k: body[k] for k in expected} == expected
+
+
+def test_samplers_are_sent_as_they_are_and_defaults_are_not() -> None:
+    sampling = Sampling(mirostat=2, dry_sequence_breakers=("\n",), samplers=("top_k",), xtc_probability=0.5)
+    _, server = asyncio.run(answered(head(), *HELLO, request=ask(sampling=sampling)))
+    body = server.requests[0][2]
+    expected = {"mirostat": 2, "dry_sequence_breakers": ["\n"], "samplers": ["top_k"], "xtc_probability": 0.5}
+    assert set(body) == {"model", "stream", "stream_options", "messages", *expected}
+    assert {name: body[name] for name in expected} == expected
+
+
+def test_earlier_reasoning_is_sent_on_but_not_to_openai_itself() -> None:
+    turns = ({"role": "assistant", "content": "7", "reasoning_content": "hm"}, {"role": "user", "content": "hi"})
+    request = ask(messages=turns)
+    _, server = asyncio.run(answered(head(), *HELLO, request=request))
+    assert server.requests[0][2]["messages"][0]["reasoning_content"] == "hm"
+    sent: list[Any] = []
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in HELLO:
+            yield piece
+
+    def take(http: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(http.content))
+        return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=pieces())
+
+    own = OpenAIBackend("gpt", key_env="TEST_CLOUD_KEY", transport=httpx.MockTransport(take))
+    assert asyncio.run(collect(own, request)).text == "Hello"
+    assert sent[0]["messages"] == [{"role": "assistant", "content": "7"}, {"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize("task", ["rerank", "tokenize", "detokenize"])
+def test_tasks_of_this_machine_are_refused(task: Any) -> None:
+    assert isinstance(refused(request=ask(task=task, query="q", inputs=("a",))), BadRequest)
 
 
 def test_the_answers_limit_has_the_name_the_server_knows() -> None:

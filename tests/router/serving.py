@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import uvicorn
@@ -39,9 +40,19 @@ class Served:
     def __init__(self, url: str, router: Router, loop: asyncio.AbstractEventLoop) -> None:
         self.url, self.router, self.loop = url, router, loop
         self.http = httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE_S)
+        self._clients = ExitStack()
+        self._clients.enter_context(self.http)
 
     def openai(self, key: str = "unused") -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+        return self._clients.enter_context(client)
+
+    def anthropic(self, key: str = "unused") -> anthropic.Anthropic:
+        client = anthropic.Anthropic(base_url=self.url, api_key=key, max_retries=0)
+        return self._clients.enter_context(client)
+
+    def close(self) -> None:
+        self._clients.close()
 
     def chat(self, text: str = "hi", *, headers: Mapping[str, str] | None = None, **body: Any) -> httpx.Response:
         whole = {"model": "auto", "messages": [{"role": "user", "content": text}], **body}
@@ -77,7 +88,7 @@ def serving(config: Config, backends: Mapping[str, Backend]) -> Iterator[Served]
     try:
         yield served
     finally:
-        served.http.close()
+        served.close()
         server.should_exit = True
         thread.join(PATIENCE_S)
         listener.close()

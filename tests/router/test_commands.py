@@ -25,8 +25,10 @@ import pytest
 from foreshore.cli.serve import bind
 from foreshore.config import Config, Constraint, LedgerConfig, Limits, Listen, Privacy, Rule, TargetConfig, Tenant
 from foreshore.reliability.ledger import read_events
+from foreshore.router.doors import DOORS
 from foreshore.router.facts import RequestFacts, TargetFacts
-from foreshore.router.openai_api import CHAT_EXTRA, HARMLESS, ChatBody, CompletionBody
+from foreshore.router.fields import HARMLESS
+from foreshore.router.openai_api import CHAT_EXTRA
 from tests.cloud.upstream import delta, head, upstream
 from tests.router.serving import PATIENCE_S
 
@@ -235,5 +237,8 @@ def test_the_docs_name_every_field_and_key() -> None:
     for model in (TargetConfig, Privacy, Limits, Listen, Tenant, LedgerConfig, Constraint, Rule):
         for name in model.model_fields:
             assert f"`{name}`" in routing, name
-    for name in {*ChatBody.model_fields, *CompletionBody.model_fields, *HARMLESS, *CHAT_EXTRA} - {"model", "echo"}:
+    bodies = {name for body in DOORS.values() for name in body.model_fields}
+    for name in {*bodies, *HARMLESS, *CHAT_EXTRA}:
         assert f"`{name}`" in gateway_md, name
+    for path in DOORS:
+        assert f"`{path}`" in gateway_md, path

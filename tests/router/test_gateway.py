@@ -320,7 +320,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": True}, "max_tokens"),
     ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
-    ({"n": 2}, "n"),
+    ({"n": 17}, "n"),
     ({"stop": [""]}, "stop"),
     ({"logit_bias": {"x": 1}}, "logit_bias"),
     ({"top_logprobs": 2}, "top_logprobs"),
@@ -405,7 +405,8 @@ def test_health_readiness_and_metrics(served: Served) -> None:
     text = served.http.get("/metrics").text
     assert 'foreshore_requests_total{rule="default",target="edge",terminal_state="complete"} 1.0' in text
     for name in ("ttft", "tpot", "queue"):
-        assert f'foreshore_{name}_seconds_count{{target="edge"}} 1.0' in text
+        labels = 'model="tiny:q8_0",target="edge",tenant="default"'
+        assert f"foreshore_{name}_seconds_count{{{labels}}} 1.0" in text
     assert "foreshore_decision_seconds_count 1.0" in text
 
 

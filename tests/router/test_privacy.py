@@ -109,6 +109,8 @@ PLACES = [
     Request(task="embedding", inputs=("hi", SECRET)),
     Request(sampling=Sampling(stop=(SECRET,))),
     Request(sampling=Sampling(grammar=f'root ::= "{SECRET}"')),
+    Request(sampling=Sampling(dry_sequence_breakers=("\n", SECRET))),
+    Request(sampling=Sampling(samplers=(SECRET,))),
     Request(extra={"prediction": {"content": SECRET}}),
 ]
 
