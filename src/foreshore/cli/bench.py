@@ -1,12 +1,13 @@
-"""`foreshore bench decode|prefill MODEL`: how fast this machine is with a variant."""
+"""`foreshore bench decode|prefill|serve MODEL`: how fast this machine, or a server, is with a variant."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import platform
-import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
 import psutil
 import typer
@@ -15,6 +16,8 @@ from rich.table import Table
 
 from foreshore import native
 from foreshore.cli.console import err, exit_on_error, out, print_json
+from foreshore.cli.figures import Measurement
+from foreshore.errors import UsageError
 
 __all__ = ["Measurement", "app", "machine", "measure"]
 
@@ -23,21 +26,12 @@ Model = Annotated[str, typer.Argument(help="A variant in the store, such as star
 Repeats = Annotated[int, typer.Option(min=1, help="Measured runs, after one to warm up.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: physical cores.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """Tokens per second over several runs."""
-
-    median: float
-    low: float
-    high: float
-    runs: tuple[float, ...]
+MAX_STREAMS = 1024
 
 
 @app.callback()
 def _bench() -> None:
-    """Measure prefill and decode speed on this machine."""
+    """Measure prefill and decode speed on this machine, and servers under load."""
 
 
 @app.command()
@@ -67,6 +61,61 @@ def prefill(
         _report("prefill", model, repeats, threads, as_json, tokens=tokens, streams=1)
 
 
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="A variant or a .gguf file; with --url the server's name for a model.")],
+    streams: Annotated[str, typer.Option(help="Requests at a time, one level after the other.")] = "1,4,8",
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, max=10_000, help="Poisson arrivals per second in place of --streams.")
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Of one run; default: 2 for each stream, 32 at a rate.")
+    ] = None,
+    prompt_tokens: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Length of each prompt; no two begin alike.")
+    ] = 64,
+    tokens: Annotated[int, typer.Option(min=2, max=1_000_000, help="Tokens of each answer.")] = 64,
+    repeats: Repeats = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the prompts and the arrivals.")] = 0,
+    url: Annotated[str | None, typer.Option(help="Measure the OpenAI-compatible server there.")] = None,
+    key_env: Annotated[str | None, typer.Option(help="The environment variable that holds its API key.")] = None,
+    endpoint: Annotated[Literal["completions", "chat"], typer.Option(help="What is asked for.")] = "completions",
+    timeout: Annotated[float, typer.Option(min=0.1, max=86_400, help="Seconds that one answer may take.")] = 300.0,
+    as_json: Json = False,
+) -> None:
+    """Tokens per second, TTFT, gaps, queue wait and errors of a server under load, as its clients see them.
+
+    Starts a gateway of its own over MODEL, on loopback, unless --url names a server. With --rate requests come when
+    they are due, whether the server keeps up or not, and each is measured from that moment.
+    """
+    with exit_on_error():
+        from foreshore.cli.bench_serve import Load, gateway_over, measure_server, table
+
+        load = Load(
+            model="auto" if url is None else model,
+            streams=_levels(streams),
+            rate=rate,
+            requests=requests,
+            repeats=repeats,
+            prompt_tokens=prompt_tokens,
+            tokens=tokens,
+            endpoint=endpoint,
+            timeout=timeout,
+            seed=seed,
+        )
+        if url is None:
+            with gateway_over(model, timeout) as own:
+                found = asyncio.run(measure_server(own, load, own=True))
+        else:
+            found = asyncio.run(measure_server(url, load, key=_key(key_env)))
+        result = {"kind": "serve", "model": model, "url": url, **found, "machine": machine()}
+        if as_json:
+            print_json(result)
+            return
+        out.print(table(result))
+        _print_machine()
+
+
 def machine() -> dict[str, Any]:
     """What a number of this machine depends on."""
     return {
@@ -88,7 +137,7 @@ def measure(once: Callable[[], float], repeats: int, label: str = "") -> Measure
             value = once()
             runs += [value] if i else []
             progress.advance(task)
-    return Measurement(median=statistics.median(runs), low=min(runs), high=max(runs), runs=tuple(runs))
+    return Measurement.of(runs)
 
 
 def _report(
@@ -111,4 +160,30 @@ def _report(
         str(options.thread_count),
     )  # fmt: skip
     out.print(table)
+    _print_machine()
+
+
+def _print_machine() -> None:
     out.print(" · ".join(f"{k} {v}" for k, v in machine().items()), style="dim")
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    """`1,4,8` as numbers."""
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(1 <= n <= MAX_STREAMS for n in found) or len(set(found)) < len(found):
+        raise UsageError(
+            f"--streams is {text!r}", hint=f"it takes different numbers from 1 to {MAX_STREAMS}, such as 1,4,8"
+        )
+    return found
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise UsageError(f"the environment variable {variable!r} is not set", hint="put the server's API key there")
+    return key

@@ -17,9 +17,10 @@ from rich.markup import escape
 from foreshore.backend import Answer, join
 from foreshore.cli.console import INTERRUPTED, err, exit_on_error, out, print_json, show_error
 from foreshore.errors import BackendError, BadRequest
+from foreshore.gaps import gap_quantile
 from foreshore.types import Chunk, Message, Timings, Usage
 
-__all__ = ["app"]
+__all__ = ["app", "measured"]
 
 app = typer.Typer()
 HELP = "/system TEXT sets the instructions, /clear forgets the conversation, /exit (or Ctrl-D) leaves"
@@ -35,9 +36,10 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Make draws repeatable.")] = None,
     context: Annotated[int | None, typer.Option(help="Context size in tokens.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: physical cores.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one answer as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no measurements after answers.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one answer as JSON, with its measurements.")] = False,
 ) -> None:
-    """Chat with a variant in the terminal; tokens/s shown after each answer."""
+    """Chat with a variant in the terminal; what was measured is shown after each answer, on stderr."""
     with exit_on_error():
         from foreshore.edge import EngineOptions, Runtime
 
@@ -45,7 +47,9 @@ def run(
             prompt = sys.stdin.read().strip()
         sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         with Runtime(model, options=EngineOptions(context_tokens=context, threads=threads)) as runtime:
-            chat = Chat(runtime, sampling, system, as_json=as_json)
+            if not quiet and not as_json:
+                err.print(f"[dim]{escape(model)} takes {runtime.backend.memory}[/]")
+            chat = Chat(runtime, sampling, system, quiet=quiet, as_json=as_json)
             if prompt is None and not as_json:
                 chat.converse()
             else:
@@ -55,8 +59,10 @@ def run(
 class Chat:
     """A conversation: the messages so far, and how to go on."""
 
-    def __init__(self, runtime: Any, sampling: dict[str, Any], system: str | None, *, as_json: bool) -> None:
-        self._runtime, self._sampling, self._as_json = runtime, sampling, as_json
+    def __init__(
+        self, runtime: Any, sampling: dict[str, Any], system: str | None, *, quiet: bool, as_json: bool
+    ) -> None:
+        self._runtime, self._sampling, self._quiet, self._as_json = runtime, sampling, quiet, as_json
         self._messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
 
     def once(self, prompt: str) -> None:
@@ -133,7 +139,8 @@ class Chat:
             return None
         out.print()
         answer = join(chunks)
-        _show_timings(answer)
+        if not self._quiet:
+            err.print(measured(answer), style="dim")
         return answer
 
 
@@ -166,13 +173,18 @@ def _show(chunk: Chunk) -> None:
     out.file.flush()
 
 
-def _show_timings(answer: Answer) -> None:
+def measured(answer: Answer) -> str:
+    """One line; what was not measured is left out."""
     timings, usage = answer.timings or Timings(), answer.usage or Usage(prompt_tokens=0, completion_tokens=0)
-    err.print(
-        f"[dim]{usage.completion_tokens} tokens, {timings.decode_tokens_per_s:.1f} tokens/s, "
-        f"TTFT {timings.ttft_s * 1000:.0f} ms, prefill {timings.prefill_tokens_per_s:.0f} tokens/s, "
-        f"{answer.finish_reason}[/]"
-    )
+    parts = {
+        "TTFT {:.0f} ms": timings.ttft_s * 1e3,
+        "prefill {:.0f} tokens/s": timings.prefill_tokens_per_s,
+        "{:.0f} prompt tokens cached": usage.cached_tokens,
+        "decode {:.1f} tokens/s": timings.decode_tokens_per_s,
+        "gap p99 {:.1f} ms": gap_quantile(timings.gaps, 0.99) * 1e3,
+    }
+    shown = [form.format(value) for form, value in parts.items() if value]
+    return ", ".join([f"{usage.completion_tokens} tokens", *shown, answer.finish_reason])
 
 
 def _plain(answer: Answer) -> dict[str, Any]:
@@ -188,5 +200,7 @@ def _plain(answer: Answer) -> dict[str, Any]:
             "prefill_tokens_per_s": timings.prefill_tokens_per_s,
             "tpot_s": timings.tpot_s,
             "decode_tokens_per_s": timings.decode_tokens_per_s,
+            "gap_p50_s": gap_quantile(timings.gaps, 0.5),
+            "gap_p99_s": gap_quantile(timings.gaps, 0.99),
         },
     }

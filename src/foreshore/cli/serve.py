@@ -167,4 +167,11 @@ def _announce(router: Router, listener: socket.socket, path: Path | None) -> Non
     err.print(f"[bold]foreshore[/] on http://{shown}:{port}/v1, config {escape(str(path or 'built in'))}")
     for name, target in router.loaded.targets.items():
         spec = target.spec
-        err.print(f"  {escape(name)}: {spec.kind} {escape(spec.model)} {escape(spec.url)} [dim]{target.state}[/]")
+        where = f"{spec.kind} {escape(spec.model)} {escape(spec.url)}".strip()
+        err.print(f"  {escape(name)}: {where} [dim]{target.state}{_memory_of(target.backend)}[/]")
+
+
+def _memory_of(backend: object) -> str:
+    """What a local model may take; nothing for others, and for one that has made room for another."""
+    memory = getattr(backend, "memory", None)
+    return "" if memory is None else f", takes {memory}"
