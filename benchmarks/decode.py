@@ -2,8 +2,8 @@
 
     python -m benchmarks.decode MODEL [--streams 1,4,8] [--tokens 64] [--repeats 5] [--threads N] [--json]
 
-MODEL is a variant in the store or a .gguf file. Each run goes through the worker process, the scheduler and
-the streams, as an application's requests do.
+MODEL is a variant in the store, a .gguf file, or a benchmark model such as 0.5b-q4_0. Each run goes through the worker
+process, the scheduler and the streams, as an application's requests do.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks import models
 from foreshore.cli.bench import machine, measure
 from foreshore.cli.console import exit_on_error, out, print_json
 from foreshore.edge import EngineOptions
@@ -21,7 +22,8 @@ from foreshore.edge.speed import SpeedTest
 def main() -> None:
     options = _arguments()
     with exit_on_error():
-        rows = {n: _row(options, n) for n in options.streams}
+        model = str(models.model(options.model)) if options.model in models.NAMES else options.model
+        rows = {n: _row(model, options, n) for n in options.streams}
     one = rows[min(rows)]["tokens_per_s"]["median"]
     for row in rows.values():
         row["speedup"] = round(row["tokens_per_s"]["median"] / one, 2)
@@ -34,8 +36,8 @@ def main() -> None:
         out.print(f"{n:3} streams  {speed['median']:8.1f} tokens/s  {spread}  x{row['speedup']}")
 
 
-def _row(options: argparse.Namespace, streams: int) -> dict[str, Any]:
-    with SpeedTest(options.model, EngineOptions(slots=streams, threads=options.threads)) as test:
+def _row(model: str, options: argparse.Namespace, streams: int) -> dict[str, Any]:
+    with SpeedTest(model, EngineOptions(slots=streams, threads=options.threads)) as test:
         speed = measure(lambda: test.decode(options.tokens, streams), options.repeats, f"{streams} streams")
         return {"tokens_per_s": asdict(speed), "threads": test.info.threads}
 
