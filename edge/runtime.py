@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from foreshore.backend import Answer, collect
 from foreshore.edge.backend import LocalBackend
+from foreshore.edge.loop_thread import LoopThread
 from foreshore.edge.options import EngineOptions, Load, ModelInfo
 from foreshore.edge.scoped import Scoped
-from foreshore.errors import BadRequest, Unavailable
+from foreshore.errors import BadRequest
 from foreshore.types import Chunk, Message, Request, Sampling
 
 __all__ = ["AsyncRuntime", "Runtime"]
 
-T = TypeVar("T")
 _SAMPLING = frozenset(f.name for f in fields(Sampling))
 _CONTENT = {"task", "messages", "prompt", "inputs", "sampling", "clearance"}
 _REQUEST = frozenset(f.name for f in fields(Request)) - _CONTENT
@@ -77,10 +75,7 @@ class Runtime(Scoped):
 
     def __init__(self, model: str | Path, *, options: EngineOptions | None = None) -> None:
         self._runtime = AsyncRuntime(model, options=options)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._lock = threading.RLock()  # the garbage collector may close a stream while this thread holds it
-        self._closed = False
+        self._thread = LoopThread("foreshore-runtime")
 
     @property
     def backend(self) -> LocalBackend:
@@ -94,75 +89,38 @@ class Runtime(Scoped):
         return self._runtime.load()
 
     def start(self) -> ModelInfo:
-        return self._call(self._runtime.start())
+        return self._thread.call(self._runtime.start())
 
     def chat(self, messages: str | Sequence[Message], **options: Any) -> Answer:
-        return self._call(self._runtime.chat(messages, **options))
+        return self._thread.call(self._runtime.chat(messages, **options))
 
     def stream_chat(self, messages: str | Sequence[Message], **options: Any) -> Iterator[Chunk]:
         return self._iterate(chat_request(messages, options))
 
     def complete(self, prompt: str | Sequence[int], **options: Any) -> Answer:
-        return self._call(self._runtime.complete(prompt, **options))
+        return self._thread.call(self._runtime.complete(prompt, **options))
 
     def stream_complete(self, prompt: str | Sequence[int], **options: Any) -> Iterator[Chunk]:
         return self._iterate(completion_request(prompt, options))
 
     def embed(self, inputs: str | Sequence[str], **options: Any) -> tuple[tuple[float, ...], ...]:
-        return self._call(self._runtime.embed(inputs, **options))
+        return self._thread.call(self._runtime.embed(inputs, **options))
 
     def close(self) -> None:
         """Free the model; twice is harmless."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(self._runtime.close(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
+        self._thread.close(self._runtime.close())
 
     def _iterate(self, request: Request) -> Iterator[Chunk]:
         stream = self._runtime.backend.stream(request)
         turn = asyncio.Lock()  # an interrupted `_next` must have ended before the stream can be closed
         try:
-            while (chunk := self._call(_next(stream, turn))) is not None:
+            while (chunk := self._thread.call(_next(stream, turn))) is not None:
                 yield chunk
         finally:
-            if threading.current_thread() is self._thread:  # collected as garbage there: waiting would be for ever
-                self._submit(_close(stream, turn))
-            elif not self._closed:
-                self._call(_close(stream, turn))
-
-    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        try:
-            with self._lock:  # so that nothing is handed to a loop that `close` has stopped
-                return asyncio.run_coroutine_threadsafe(work, self._running_loop())
-        except Unavailable:  # only here the loop surely has not got it: Ctrl-C may come when it already runs there
-            work.close()
-            raise
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        future = self._submit(work)
-        try:
-            return future.result()
-        except BaseException:  # KeyboardInterrupt above all: the caller no longer waits
-            future.cancel()
-            raise
-
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._closed:
-                raise Unavailable("the runtime was closed", retryable=False)
-            if self._loop is None or self._thread is None or not self._thread.is_alive():  # first use, or after a fork
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=_serve, args=(self._loop,), name="foreshore-runtime", daemon=True
-                )
-                self._thread.start()
-            return self._loop
+            if self._thread.current:  # collected as garbage there: waiting would be for ever
+                self._thread.start(_close(stream, turn))
+            elif not self._thread.closed:
+                self._thread.call(_close(stream, turn))
 
 
 def chat_request(messages: str | Sequence[Message], options: Mapping[str, Any]) -> Request:
@@ -203,17 +161,3 @@ async def _next(stream: AsyncIterator[Chunk], turn: asyncio.Lock) -> Chunk | Non
 async def _close(stream: Any, turn: asyncio.Lock) -> None:
     async with turn:
         await stream.aclose()
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-    finally:
-        loop.close()

@@ -258,24 +258,27 @@ def test_a_stream_forgotten_in_a_cycle_stops_wherever_it_is_collected(runtime: R
     assert runtime.load().steps < before + 900
 
 
-def test_ctrl_c_in_a_plain_loop_stops_the_work(tiny: Path, tmp_path: Path) -> None:
+def test_ctrl_c_at_any_moment_of_a_plain_loop_stops_the_work(tiny: Path, tmp_path: Path) -> None:
     script = tmp_path / "loop.py"
     script.write_text(
-        "import os, signal, sys, threading\n"
+        "import signal, sys\n"
         "from foreshore.edge import Runtime\n"
-        "interrupt = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT))\n"
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "stopped = 0\n"
         "with Runtime(sys.argv[1]) as runtime:\n"
-        "    try:\n"
-        "        for i, chunk in enumerate(runtime.stream_complete('hello', extra={'ignore_eos': True})):\n"
-        "            if i == 0:\n"
-        "                interrupt.start()\n"
-        "    except KeyboardInterrupt:\n"
-        "        runtime.complete('hello', max_tokens=1)\n"
-        "        print('running', runtime.load().running, 'early', runtime.load().steps < 900)\n"
+        "    for round in range(100):\n"
+        "        try:\n"
+        "            for i, _ in enumerate(runtime.stream_complete('hello', extra={'ignore_eos': True})):\n"
+        "                if i == 0:\n"
+        "                    signal.setitimer(signal.ITIMER_REAL, 0.0005 + round * 0.0001)\n"
+        "        except KeyboardInterrupt:\n"
+        "            stopped += 1\n"
+        "    runtime.complete('hello', max_tokens=1)\n"
+        "    print('stopped', stopped, 'running', runtime.load().running)\n"
     )
     command = [sys.executable, str(script), str(tiny)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
-    assert (done.stdout, done.returncode) == ("running 0 early True\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("stopped 100 running 0\n", 0), done.stderr
 
 
 def test_threads_share_a_runtime(runtime: Runtime) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -124,13 +120,8 @@ class Chat:
         """Stream one answer; `None` if Ctrl-C stopped it."""
         chunks: list[Chunk] = []
         try:
-            with (
-                noted_interrupts() as interrupted,
-                closing(self._runtime.stream_chat(self._messages, **self._sampling)) as stream,
-            ):
+            with closing(self._runtime.stream_chat(self._messages, **self._sampling)) as stream:
                 for chunk in stream:
-                    if interrupted.is_set():
-                        raise KeyboardInterrupt
                     chunks.append(chunk)
                     _show(chunk)
         except KeyboardInterrupt:
@@ -142,25 +133,6 @@ class Chat:
         if not self._quiet:
             err.print(measured(answer), style="dim")
         return answer
-
-
-@contextmanager
-def noted_interrupts() -> Iterator[threading.Event]:
-    """Ctrl-C raises `KeyboardInterrupt` as ever, and is noted, because Python drops an exception that is raised within
-    a weak reference's callback: about one in a hundred while tokens stream. Where SIGINT is ignored it stays so."""
-    seen = threading.Event()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.set()
-        raise KeyboardInterrupt
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _show(chunk: Chunk) -> None:
