@@ -43,9 +43,6 @@ class PrefixIndex:
         self._roots: dict[Hashable, _Node] = {}
         self._paths: dict[Sequence, tuple[Hashable, Array]] = {}
 
-    def __contains__(self, holder: Sequence) -> bool:
-        return holder in self._paths
-
     def add(self, key: Hashable, tokens: Tokens[int], holder: Sequence) -> None:
         """`holder` has, or will have, `tokens` in the cache; a former path of its own is replaced."""
         self.remove(holder)

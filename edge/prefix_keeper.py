@@ -20,7 +20,7 @@ _SAMPLED = 4 << 20  # bytes of a model file's beginning and end
 
 
 class PrefixKeeper:
-    """`spill` what leaves the cache, `recall` before a prompt is queued, `rest` while there is nothing to do."""
+    """`spill` what leaves the cache, `recall` before a prompt is let in, `rest` while there is nothing to do."""
 
     def __init__(
         self,
@@ -43,6 +43,14 @@ class PrefixKeeper:
             return
         if self._memory.takes(self._engine.state_bytes(slot)):
             self._memory.put(key, _entry(ended, len(ended.tokens)), self._engine.save(slot))
+
+    def held(self, sequence: Sequence) -> int:
+        """How many of its first tokens `recall` could bring."""
+        if sequence.deterministic:
+            return 0
+        length, _ = self._memory.find(key_of(sequence), sequence.tokens[:-1])
+        stored = self._stored(sequence)
+        return max(length, stored[0] if stored is not None else 0)
 
     def recall(self, sequence: Sequence) -> None:
         """Bring into the cache the longest beginning that was moved out of it, if it is longer than any there."""
@@ -69,7 +77,7 @@ class PrefixKeeper:
         for kept in self._scheduler.kept:
             assert kept.slot is not None
             self.spill(_entry(kept, kept.cells), kept.slot)
-        self._written = {entry: lengths for entry, lengths in self._written.items() if entry in set(self._memory)}
+        self._written = {entry: lengths for entry, lengths in self._written.items() if entry in self._memory}
         for entry in self._memory:
             written = self._written.setdefault(entry, set())
             for length in self._lengths(entry):

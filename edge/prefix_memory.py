@@ -27,6 +27,9 @@ class PrefixMemory:
     def __iter__(self) -> Iterator[Sequence]:
         return iter(self._states)
 
+    def __contains__(self, entry: Sequence) -> bool:
+        return entry in self._states
+
     def takes(self, size: int) -> bool:
         """Whether a state of `size` bytes could be kept at all."""
         return 0 < size <= self._max_bytes

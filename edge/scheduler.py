@@ -164,8 +164,11 @@ class Scheduler:
         begun = (*self.running.values(), *self._apart)
         return sum(s.expected for s in self.waiting) + sum(max(0, s.prompt_tokens - s.cells) for s in begun)
 
-    def submit(self, sequence: Sequence, *, wait_s: float = 0.0) -> None:
-        """Queue it; `wait_s` is the predicted wait. Raises `Overloaded`, and `ValueError` for what could never run."""
+    def submit(self, sequence: Sequence, *, wait_s: float = 0.0, held: int = 0) -> None:
+        """Queue it. `wait_s` is the predicted wait, `held` how many of its first tokens can be had from elsewhere.
+
+        Raises `Overloaded`, and `ValueError` for what could never run.
+        """
         policy = self.policy
         if sequence.cost > self.ledger.capacity or sequence.prompt_tokens < 1 or sequence.max_tokens < 1:
             raise ValueError(f"a sequence of {sequence.cost} tokens can never run in {self.ledger.capacity}")
@@ -183,7 +186,7 @@ class Scheduler:
         sequence.expected = sequence.prompt_tokens
         if policy.prefix_cache and not sequence.deterministic:
             asked = self._asked.find(key_of(sequence), sequence.tokens)
-            sequence.expected -= max(self.best(sequence), asked.ready, asked.coming)
+            sequence.expected -= max(self.best(sequence), asked.ready, asked.coming, held)
             self._asked.add(key_of(sequence), sequence.tokens, sequence)
         self.fairness.enter(sequence.tenant)
         self._order[sequence] = next(self._numbers)
@@ -192,6 +195,12 @@ class Scheduler:
     def expire(self, now: float) -> list[Sequence]:
         """All whose deadline has passed; the caller is to `finish` them."""
         return [s for s in self.everyone if s.deadline is not None and s.deadline <= now]
+
+    def entering(self, now: float) -> list[Sequence]:
+        """Those whom the next plan lets in if there is room, the first in rank first."""
+        ranked = sorted(self.waiting, key=lambda s: self._rank(s, now))
+        free = max(0, self.policy.slots - len(self.running))
+        return ranked[:free] or [s for s in ranked[:1] if self._outranks(s, now)]
 
     def plan(self, now: float) -> Plan:
         """The next step's work, at most `batch_tokens`; no slices only when nothing is there to do."""

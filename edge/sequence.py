@@ -34,6 +34,7 @@ class Sequence:
     shared: int = 0  # prompt tokens that were found in the cache
     parked: int = 0  # how often it lost its place in the cache
     saved: int = 0  # tokens of the state that was saved when it was parked; 0: none was
+    recalled: bool = False  # its beginning was looked for in memory and on disk
     draft: tuple[int, ...] = ()  # tokens that may come next, to be checked in one step
 
     def __post_init__(self) -> None:

@@ -86,10 +86,10 @@ class Stepper:
             return
         _check(prepared.request, self._engine.info.adapters)
         generation = Generation(prepared, self._engine.vocab)
-        if self._keeper is not None:
-            self._keeper.recall(generation.sequence)
+        sequence = generation.sequence
         try:
-            self._scheduler.submit(generation.sequence, wait_s=self._wait_s())
+            held = self._keeper.held(sequence) if self._keeper is not None else 0
+            self._scheduler.submit(sequence, wait_s=self._wait_s(), held=held)
         except ForeshoreError:
             generation.close()
             raise
@@ -108,6 +108,7 @@ class Stepper:
         events: list[Event] = [(s.id, self._too_late(s)) for s in self._expire(now)]
         events += self._embeddings.step(now, busy=bool(self._scheduler.running))
         self._speculate()
+        self._recall(now)
         plan = self._scheduler.plan(now)
         events += self._run(plan)
         self._steps += 1
@@ -168,6 +169,15 @@ class Stepper:
             return None
         drafter = Lookup() if options.speculation == "lookup" else DraftModel(self._engine)
         return Speculator(drafter, self._scheduler.pacer)
+
+    def _recall(self, now: float) -> None:
+        """Bring beginnings back right before they are used: in the cache they would cost every step until then."""
+        if self._keeper is None or all(s.recalled for s in self._scheduler.waiting):
+            return
+        for sequence in self._scheduler.entering(now):
+            if not sequence.recalled:
+                sequence.recalled = True
+                self._keeper.recall(sequence)
 
     def _speculate(self) -> None:
         """Guess for the running answers, as long as no prompt wants the room in the step."""
