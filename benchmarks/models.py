@@ -58,11 +58,6 @@ class Shape:
     vocab: int
     context: int
 
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Keys and values in f16."""
-        return 2 * 2 * self.layers * self.kv_heads * self.width // self.heads
-
 
 # Qwen2-0.5B's config.json.
 QWEN_05B = Shape(layers=24, width=896, heads=14, kv_heads=2, inner=4864, vocab=151_936, context=32_768)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 import httpx
 import psutil
 
-from foreshore.cli.gateway_process import GatewayProcess
+from foreshore.cli.gateway_process import GatewayProcess, terminate
 from foreshore.config import TargetConfig
 from foreshore.errors import SetupError
 
@@ -42,7 +41,6 @@ __all__ = [
 
 THREADS = 2
 START_S = 180.0
-STOP_S = 10.0
 DOCS = "docs/benchmarks.md says how to install the peers"
 
 
@@ -163,7 +161,7 @@ def _process(name: str, command: list[str], *, ready: str) -> Iterator[Server]:
             _wait(name, process, url + ready, Path(log.name))
             yield Server(name=name, url=url, pids=(process.pid,), command=" ".join(_shown(command)))
         finally:
-            _stop(process)
+            terminate(process)
 
 
 def _wait(name: str, process: subprocess.Popen[Any], url: str, log: Path) -> None:
@@ -180,15 +178,6 @@ def _answers(url: str) -> bool:
         return httpx.get(url, timeout=5.0, trust_env=False).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
-
-
-def _stop(process: subprocess.Popen[Any]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _shown(command: list[str]) -> list[str]:

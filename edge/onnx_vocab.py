@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from foreshore.edge.onnx_folder import OnnxFolder
+from foreshore.edge.text import utf8
 from foreshore.edge.vocab import SHOWN_TAGS
 from foreshore.errors import BadRequest, ModelError, SetupError
 
@@ -50,14 +51,7 @@ class OnnxVocab:
 
     def tokenize(self, text: str, *, special: bool, begin: bool = False) -> list[int]:
         """As `Vocab.tokenize`; `begin` adds all that the tokenizer's post-processor wants, at the end too."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise BadRequest(
-                f"the text is not valid Unicode at character {error.start}: {text[error.start]!r}",
-                hint="remove lone surrogates",
-                param="messages",
-            ) from error
+        utf8(text)
         tokenizer = self._trusting if special else self._plain
         return list(tokenizer.encode(text, add_special_tokens=begin).ids)
 

@@ -5,7 +5,21 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable
 
-__all__ = ["StopStrings", "TextStream", "held_back"]
+from foreshore.errors import BadRequest
+
+__all__ = ["StopStrings", "TextStream", "held_back", "utf8"]
+
+
+def utf8(text: str) -> bytes:
+    """Raises `BadRequest` for what is not Unicode: lone surrogates."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(
+            f"the text is not valid Unicode at character {error.start}: {text[error.start]!r}",
+            hint="remove lone surrogates",
+            param="messages",
+        ) from error
 
 
 def held_back(text: str, patterns: Iterable[str]) -> int:

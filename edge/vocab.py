@@ -12,8 +12,9 @@ import llama_cpp.llama_cpp as native
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshore.edge.text import utf8
 from foreshore.edge.tool_formats import TAGS
-from foreshore.errors import BadRequest, ModelError
+from foreshore.errors import ModelError
 
 __all__ = ["FirstBytes", "Vocab"]
 
@@ -51,14 +52,7 @@ class Vocab:
         `special` reads control tokens out of the text; `begin` adds what the model wants at the start (BOS).
         Raises `BadRequest` where `text` is not Unicode (lone surrogates).
         """
-        try:
-            raw = text.encode()
-        except UnicodeEncodeError as error:
-            raise BadRequest(
-                f"the text is not valid Unicode at character {error.start}: {text[error.start]!r}",
-                hint="remove lone surrogates",
-                param="messages",
-            ) from error
+        raw = utf8(text)
         room = len(raw) + 8
         buffer = (ctypes.c_int32 * room)()
         count = native.llama_tokenize(self._vocab, raw, len(raw), buffer, room, begin, special)

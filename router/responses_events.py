@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -129,7 +130,7 @@ class ResponseEvents:
         return event({"type": name, "sequence_number": number, **fields}, name=name)
 
 
-class _Item:
+class _Item(ABC):
     """One item of the output, at its `place` there. Its events are pairs of a name and fields."""
 
     part = ""  # the type of its one content part
@@ -140,8 +141,8 @@ class _Item:
         self.id = new_id(self.prefix)
         self._logprobs: list[Any] = []
 
-    def json(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def json(self) -> dict[str, Any]: ...
 
     def opening(self) -> list[tuple[str, dict[str, Any]]]:
         return [

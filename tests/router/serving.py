@@ -19,8 +19,15 @@ from foreshore.cli.serve import bind
 from foreshore.config import Config, parse_config
 from foreshore.router.gateway import create_app
 from foreshore.router.router import Router
+from foreshore.testing import FakeBackend
+from foreshore.types import Chunk, ToolCallDelta, Usage
 
 PATIENCE_S = 30.0
+TWO_CALLS = (  # one call's arguments come in two pieces, with the other call between
+    Chunk(tool_calls=(ToolCallDelta(index=0, id="call_a", name="add", arguments='{"a"'),)),
+    Chunk(tool_calls=(ToolCallDelta(index=1, id="call_b", name="add"),)),
+    Chunk(tool_calls=(ToolCallDelta(index=0, arguments=":1}"), ToolCallDelta(index=1, arguments="{}"))),
+)
 TWO_TARGETS = """
 targets:
   edge: {kind: local, model: "tiny:q8_0"}
@@ -32,6 +39,11 @@ def config_of(text: str, ledger: Path) -> Config:
     """The config in `text`, its ledger in the test's own folder."""
     found = parse_config(text)
     return found.model_copy(update={"ledger": found.ledger.model_copy(update={"path": ledger})})
+
+
+def hello(usage: Usage) -> FakeBackend:
+    """Answers "Hello" in two pieces."""
+    return FakeBackend([Chunk(text="Hel"), Chunk(text="lo"), Chunk(finish_reason="stop", usage=usage)], name="edge")
 
 
 class Served:
@@ -61,6 +73,14 @@ class Served:
     def call(self, work: Any) -> Any:
         """The result of a coroutine, run where the gateway runs."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE_S)
+
+
+@contextmanager
+def serving_edge(fake: FakeBackend, ledger: Path) -> Iterator[Served]:
+    """`fake` is the one target, `edge`, and is tried once."""
+    config = config_of("targets: {edge: {kind: local, model: tiny}}\nlimits: {attempts: 1}", ledger)
+    with serving(config, {"edge": fake}) as found:
+        yield found
 
 
 @contextmanager

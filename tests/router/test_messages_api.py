@@ -13,32 +13,28 @@ import pytest
 from foreshore.errors import ContextExceeded, Overloaded, Truncated, Unavailable
 from foreshore.testing import FakeBackend
 from foreshore.types import Chunk, ToolCallDelta, Usage
-from tests.router.serving import Served, config_of, serving
+from tests.router.serving import TWO_CALLS, Served, config_of, hello, serving, serving_edge
 
 USAGE = Usage(prompt_tokens=8, completion_tokens=5, cached_tokens=2)
-STOP = Chunk(finish_reason="stop", usage=USAGE)
 HI: Any = [{"role": "user", "content": "hi"}]
 TOOL: Any = {"name": "add", "description": "adds", "input_schema": {"type": "object", "properties": {}}}
 CALLS = [
     Chunk(reasoning="h"),
     Chunk(reasoning="m"),
     Chunk(text="see"),
-    Chunk(tool_calls=(ToolCallDelta(index=0, id="call_a", name="add", arguments='{"a"'),)),
-    Chunk(tool_calls=(ToolCallDelta(index=1, id="call_b", name="add"),)),
-    Chunk(tool_calls=(ToolCallDelta(index=0, arguments=":1}"), ToolCallDelta(index=1, arguments="{}"))),
+    *TWO_CALLS,
     Chunk(finish_reason="tool_calls", usage=USAGE),
 ]
 
 
 @pytest.fixture
 def fake() -> FakeBackend:
-    return FakeBackend([Chunk(text="Hel"), Chunk(text="lo"), STOP], name="edge")
+    return hello(USAGE)
 
 
 @pytest.fixture
 def served(fake: FakeBackend, tmp_path: Path) -> Iterator[Served]:
-    config = config_of("targets: {edge: {kind: local, model: tiny}}\nlimits: {attempts: 1}", tmp_path / "l.sqlite")
-    with serving(config, {"edge": fake}) as found:
+    with serving_edge(fake, tmp_path / "l.sqlite") as found:
         yield found
 
 

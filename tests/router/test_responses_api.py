@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from foreshore.errors import Overloaded, Truncated
 from foreshore.testing import FakeBackend
-from foreshore.types import Chunk, TokenLogprob, ToolCallDelta, Usage
-from tests.router.serving import Served, config_of, serving
+from foreshore.types import Chunk, TokenLogprob, Usage
+from tests.router.serving import TWO_CALLS, Served, hello, serving_edge
 
 USAGE = Usage(prompt_tokens=8, completion_tokens=5, cached_tokens=2, reasoning_tokens=1)
 STOP = Chunk(finish_reason="stop", usage=USAGE)
@@ -21,22 +21,19 @@ TOOL: Any = {"type": "function", "name": "add", "parameters": {"type": "object",
 CALLS = [
     Chunk(reasoning="hm"),
     Chunk(text="let me see"),
-    Chunk(tool_calls=(ToolCallDelta(index=0, id="call_a", name="add", arguments='{"a"'),)),
-    Chunk(tool_calls=(ToolCallDelta(index=1, id="call_b", name="add"),)),
-    Chunk(tool_calls=(ToolCallDelta(index=0, arguments=":1}"), ToolCallDelta(index=1, arguments="{}"))),
+    *TWO_CALLS,
     Chunk(finish_reason="tool_calls", usage=USAGE),
 ]
 
 
 @pytest.fixture
 def fake() -> FakeBackend:
-    return FakeBackend([Chunk(text="Hel"), Chunk(text="lo"), STOP], name="edge")
+    return hello(USAGE)
 
 
 @pytest.fixture
 def served(fake: FakeBackend, tmp_path: Path) -> Iterator[Served]:
-    config = config_of("targets: {edge: {kind: local, model: tiny}}\nlimits: {attempts: 1}", tmp_path / "l.sqlite")
-    with serving(config, {"edge": fake}) as found:
+    with serving_edge(fake, tmp_path / "l.sqlite") as found:
         yield found
 
 

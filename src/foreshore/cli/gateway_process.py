@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import httpx
 
 from foreshore.errors import SetupError
 
-__all__ = ["GatewayProcess"]
+__all__ = ["GatewayProcess", "terminate"]
 
 START_S = 120.0  # a first start maps the model and warms the engine up, on a busy machine too
 STOP_S = 10.0
@@ -76,12 +75,15 @@ class GatewayProcess:
             time.sleep(0.05)
 
     def _stop(self) -> None:
-        process = self._process
-        if process is None or process.poll() is not None:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if self._process is not None:
+            terminate(self._process)
+
+
+def terminate(process: subprocess.Popen[Any]) -> None:
+    """Ask it to end, and see that it does; harmless where it has ended."""
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
