@@ -27,7 +27,7 @@ _READ = 1 << 18
 _ENVIRONMENT = {
     # The engine's threads meet at a barrier after each node of the graph. GNU OpenMP lets them spin there for
     # a millisecond, which on a machine with other work takes the processor from the very thread one waits for.
-    "GOMP_SPINCOUNT": "400",
+    "GOMP_SPINCOUNT": "1000",
     # Weights that the engine has rearranged lie in memory from malloc: huge pages save a tenth of a stream's step.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
