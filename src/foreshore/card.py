@@ -1,5 +1,8 @@
-"""What was measured of a variant: its card, a part of its manifest. Quality is measured against the variant's parent, the
-same model before it was quantized; speed on a device, and a card may hold the speeds of several."""
+"""What was measured of a variant: its card, a part of its manifest.
+
+Quality is measured against the variant's parent, the same model before it was quantized; speed on a device, and a card
+may hold the speeds of several.
+"""
 
 from __future__ import annotations
 
