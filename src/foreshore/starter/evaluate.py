@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import sys
 import tempfile
 from collections.abc import Collection, Mapping
@@ -23,17 +22,9 @@ from foreshore.starter.card import card
 from foreshore.starter.tasks import HELD_OUT, TASKS, Example, correct, difficulty, example, levels
 from foreshore.store import Store
 
-__all__ = ["evaluate", "means", "wilson"]
+__all__ = ["evaluate", "means", "tool_call"]
 
 MAX_TOKENS = 400
-
-
-def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson 1927)."""
-    share, spread = right / count, z * z / count
-    centre = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def tool_call(answer: Answer) -> dict[str, Any] | None:
