@@ -1,0 +1,98 @@
+"""The knapsack: never above its limit, as good as trying everything, and clear about what no choice can do."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foreshore.quantize.knapsack import Option, frontier, lightest, solve
+
+Options = dict[str, list[Option]]
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> Options:
+    options = st.lists(
+        st.builds(
+            lambda nbytes, cost, seconds: Option(type=f"{nbytes}", bytes=nbytes, cost=cost, seconds=seconds),
+            st.integers(1, 60),
+            st.floats(0, 10, allow_nan=False),
+            st.floats(0.1, 5),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+    return {f"t{i}": some for i, some in enumerate(draw(st.lists(options, min_size=1, max_size=4)))}
+
+
+def every_choice(options: Options) -> list[tuple[int, float, float]]:
+    found = product(*options.values())
+    return [(sum(o.bytes for o in c), sum(o.cost for o in c), sum(o.seconds for o in c)) for c in found]
+
+
+@given(problems(), st.integers(1, 260))
+@settings(deadline=None)
+def test_within_a_limit_nothing_is_better(options: Options, limit: int) -> None:
+    possible = [cost for nbytes, cost, _ in every_choice(options) if nbytes <= limit]
+    if not possible:
+        with pytest.raises(ValueError, match="lightest choice"):
+            solve(options, limit)
+        return
+    choice = solve(options, limit)
+    assert sum(o.bytes for o in choice.values()) <= limit
+    assert sum(o.cost for o in choice.values()) == pytest.approx(min(possible))
+
+
+@given(problems(), st.floats(0, 40))
+@settings(deadline=None)
+def test_the_smallest_choice_below_a_cost(options: Options, cost: float) -> None:
+    possible = [nbytes for nbytes, c, _ in every_choice(options) if c <= cost]
+    found = frontier(options, 1000)
+    if not possible:
+        with pytest.raises(ValueError, match="costs less"):
+            found.down_to(cost)
+        return
+    choice = found.down_to(cost)
+    assert sum(o.cost for o in choice.values()) <= cost + 1e-9
+    assert sum(o.bytes for o in choice.values()) <= min(possible) + 1e-9
+
+
+@given(problems(), st.integers(40, 260), st.floats(0.5, 15))
+@settings(deadline=None, max_examples=60)
+def test_seconds_are_kept_where_they_can_be(options: Options, limit: int, seconds: float) -> None:
+    within = [t for nbytes, _, t in every_choice(options) if nbytes <= limit]
+    if not within:
+        return
+    try:
+        choice = solve(options, limit, seconds=seconds)
+    except ValueError:
+        assert min(within) > seconds - 1e-9
+        return
+    assert sum(o.seconds for o in choice.values()) <= seconds
+    assert sum(o.bytes for o in choice.values()) <= limit
+
+
+def test_many_tensors_of_odd_sizes_fill_the_limit_but_for_a_percent() -> None:
+    bits = {"a": 2.06, "b": 2.6, "c": 3.4, "d": 4.25, "e": 4.5, "f": 5.5, "g": 6.6, "h": 8.5}
+    options = {
+        f"t{i}": [
+            Option(type=name, bytes=round(b * (1 + i % 7) * 9_973), cost=(1 + i % 11) * 4.0**-b)
+            for name, b in bits.items()
+        ]
+        for i in range(300)
+    }
+    least = sum(o.bytes for o in lightest(options).values())
+    for limit in (least + 1, least * 3 // 2, least * 2, least * 3):
+        nbytes = sum(o.bytes for o in solve(options, limit).values())
+        assert nbytes <= limit
+        assert nbytes >= 0.999 * limit or limit == least + 1
+
+
+def test_a_type_of_infinite_cost_is_taken_only_where_nothing_else_fits() -> None:
+    options = {"a": [Option(type="good", bytes=9, cost=1.0), Option(type="bad", bytes=1, cost=inf)]}
+    assert solve(options, 9)["a"].type == "good"
+    assert solve(options, 8)["a"].type == "bad"
