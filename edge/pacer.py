@@ -8,6 +8,9 @@ WEIGHT = 0.25  # of the newest step
 ALIGN = 4  # the engine's matrix kernels take tokens by fours; a rest costs nearly as much as four
 MARGIN = 0.9  # of the target, for steps vary
 OUTLIER = 3.0  # a step that took longer than this many expected ones was disturbed from outside: it counts as so many
+# Before a step is seen, how far off its prediction may be, relatively: the machine may have become slower or faster for
+# everything, a prompt token's cost or a step's own may be believed wrongly, and the one step may be disturbed.
+COMMON, TOKEN, ALONE, NOISE = 0.5, 0.3, 0.1, 0.5
 
 
 class Pacer:
@@ -28,11 +31,25 @@ class Pacer:
         if streams and not prompt_tokens:
             self._alone[streams] = _blend(self._alone.get(streams, 0.0), seconds)
         elif streams:
-            added = (seconds - self.alone(streams)) / prompt_tokens
-            if added > 0:
-                self._token = _blend(self._token or self._pure, added)
+            self._mixed(streams, _rows(streams + prompt_tokens) - _rows(streams), seconds)
         elif prompt_tokens >= ALIGN:
             self._pure = _blend(self._pure, seconds / prompt_tokens)
+
+    def _mixed(self, streams: int, added: int, seconds: float) -> None:
+        """Correct both costs by the prediction's error, each by its part in the error's variance (a Kalman filter's
+        gain for a fixed prior). A disturbed machine makes all steps long: were the error laid to the prompt tokens
+        alone, fewer of them would be taken, each would seem dearer still, and prompts would never be read."""
+        alone, token = self.alone(streams), self._token or self._pure
+        if not alone or not token or not added:
+            if alone and added and seconds > alone:
+                self._token = (seconds - alone) / added
+            return
+        prompt = added * token
+        expected = alone + prompt
+        error = min(seconds, OUTLIER * expected) - expected
+        variance = (COMMON * expected) ** 2 + (TOKEN * prompt) ** 2 + (ALONE * alone) ** 2 + (NOISE * expected) ** 2
+        self._alone[streams] = alone * (1 + error * (COMMON**2 * expected + ALONE**2 * alone) / variance)
+        self._token = token * (1 + error * (COMMON**2 * expected + TOKEN**2 * prompt) / variance)
 
     def alone(self, streams: int) -> float:
         """Seconds of a step of `streams` and nothing else; from the nearest number measured; 0: nothing is known."""
@@ -48,13 +65,20 @@ class Pacer:
             alone, token = self.alone(streams), self._token or self._pure
             if not alone or not token:
                 return max(1, min(room, ALIGN * 4 - streams % ALIGN))  # careful until measured
-            wanted = int(MARGIN * (self._target - 1.0) * alone / token)
+            free = _rows(streams + 1) - streams  # rows that are computed if there is a prompt token at all
+            added = int(MARGIN * (self._target - 1.0) * alone / token)
+            wanted = max(free, _rows(streams) - streams + added // ALIGN * ALIGN)
         elif step_s is None or not self._pure:
             return max(1, room)
         else:
             wanted = int(step_s / self._pure)
-        wanted -= (wanted + streams) % ALIGN if wanted + streams > 2 * ALIGN else 0
+            wanted -= wanted % ALIGN if wanted > 2 * ALIGN else 0
         return max(1, min(room, wanted))
+
+
+def _rows(tokens: int) -> int:
+    """What the kernels compute for so many."""
+    return -(-tokens // ALIGN) * ALIGN
 
 
 def _blend(old: float, new: float) -> float:

@@ -517,3 +517,42 @@ def test_the_pacer_learns_what_a_prompt_token_costs() -> None:
     assert pacer.budget(streams=0) == 512
     pacer.observe(streams=0, prompt_tokens=512, seconds=1.5)
     assert pacer.budget(streams=0, step_s=0.25) <= 90
+
+
+def _steps(pacer: Pacer, count: int, *, alone: float, token: float) -> list[int]:
+    """The budgets of so many steps of a long prompt beside 4 streams, on a machine with these costs in seconds."""
+    budgets = []
+    for _ in range(count):
+        budgets.append(pacer.budget(streams=4))
+        pacer.observe(streams=4, prompt_tokens=budgets[-1], seconds=alone + budgets[-1] * token)
+    return budgets
+
+
+def test_the_pacer_goes_on_reading_prompts_while_the_machine_is_slow() -> None:
+    pacer = Pacer(gap_target=3.0, batch_tokens=512)
+    for _ in range(9):
+        pacer.observe(streams=4, prompt_tokens=0, seconds=0.040)
+    assert _steps(pacer, 40, alone=0.040, token=0.003)[-1] in (20, 24)
+    for slowness in (3.0, 1.0, 8.0, 1.0):
+        budgets = _steps(pacer, 60, alone=0.040 * slowness, token=0.003 * slowness)
+        assert min(budgets) >= 12, f"{slowness} times slower, for decoders and prompts alike"
+        assert max(budgets) <= 40
+
+
+def test_the_pacer_notices_that_prompt_tokens_are_dearer_than_it_thought() -> None:
+    pacer = Pacer(gap_target=3.0, batch_tokens=512)
+    for _ in range(9):
+        pacer.observe(streams=4, prompt_tokens=0, seconds=0.040)
+    _steps(pacer, 40, alone=0.040, token=0.003)
+    for _ in range(20):  # other prompts end, and steps without any come between
+        budgets = _steps(pacer, 3, alone=0.040, token=0.009)
+        pacer.observe(streams=4, prompt_tokens=0, seconds=0.040)
+    assert budgets[-1] <= 8
+
+
+def test_the_pacer_takes_at_least_the_rows_that_the_step_computes_anyway() -> None:
+    pacer = Pacer(gap_target=1.01, batch_tokens=512)
+    for streams in (3, 4):
+        pacer.observe(streams=streams, prompt_tokens=0, seconds=0.040)
+        pacer.observe(streams=streams, prompt_tokens=8, seconds=0.080)
+    assert [pacer.budget(streams=n) for n in (3, 4)] == [1, 4]
