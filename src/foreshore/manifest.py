@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from foreshore.card import Card, parse
 from foreshore.errors import ModelError
 
-__all__ = ["SCHEMA", "FileRecord", "Manifest", "Source", "SourceKind", "State"]
+__all__ = [
+    "SCHEMA",
+    "Calibration",
+    "Decision",
+    "FileRecord",
+    "Manifest",
+    "Parent",
+    "Source",
+    "SourceKind",
+    "State",
+    "quality_sha256",
+]
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)  # 1: before there were parent, calibration, card and gate
 SourceKind = Literal["folder", "gguf", "hub", "bundled"]
 State = Literal["candidate", "ready"]
 
@@ -34,8 +48,40 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """The same model in its own precision, which the variant was made of and is measured against."""
+
+    sha256: str  # of its file
+    ref: str = ""  # NAME:VARIANT, where it is kept in the store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What the quantizer was told of the weights' importance. An imatrix that was given may not say its text."""
+
+    imatrix_sha256: str
+    text_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a gate found; `reasons` names each condition that was not met. It holds for what it was made on."""
+
+    rule: str
+    owner: str
+    date: str  # UTC, ISO 8601
+    passed: bool
+    reasons: tuple[str, ...] = ()
+    quality_sha256: str = ""  # of the card's quality, as the function of that name has it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """`recipe` has `type` and every option given; equal source, recipe and tools make an equal variant."""
+    """`recipe` has `type` and every option given, and for a mix `tensors`, the type of each tensor.
+
+    Equal source, recipe and tools make an equal variant. What was measured later is in `card`, and every decision of a
+    gate in `gate`, the last one last.
+    """
 
     name: str
     variant: str
@@ -50,11 +96,27 @@ class Manifest:
     context_length: int  # tokens
     seconds: float  # what building took
     notes: tuple[str, ...] = ()  # what a reader should know: fallback types, a shortened context
-    state: State = "ready"
+    parent: Parent | None = None
+    calibration: Calibration | None = None
+    card: Card | None = None
+    gate: tuple[Decision, ...] = ()
 
     @property
     def ref(self) -> str:
         return f"{self.name}:{self.variant}"
+
+    @property
+    def state(self) -> State:
+        """`ready` only by a gate: its last decision passed, and the quality it judged is the one in the card."""
+        decision = self.decision
+        if decision is None:
+            return "ready"
+        return "ready" if decision.passed and decision.quality_sha256 == quality_sha256(self.card) else "candidate"
+
+    @property
+    def decision(self) -> Decision | None:
+        """The one that counts."""
+        return self.gate[-1] if self.gate else None
 
     @property
     def bytes(self) -> int:
@@ -66,7 +128,7 @@ class Manifest:
         return next(iter(self.files))
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self), "bytes": self.bytes}
+        return {"schema": SCHEMA, **asdict(self), "state": self.state, "bytes": self.bytes}
 
     @classmethod
     def from_json(cls, value: Any, *, where: str = "manifest") -> Manifest:
@@ -91,47 +153,49 @@ class Manifest:
         return json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n"
 
 
+def quality_sha256(card: Card | None) -> str:
+    """Of what a gate judges: all that was measured but speeds, in canonical JSON."""
+    plain = json.loads(json.dumps((card or Card()).to_json()))
+    measured = {**Card.from_json(plain).to_json(), "speeds": ()}
+    text = json.dumps(measured, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _parse(value: Any) -> Manifest:
     if not isinstance(value, dict):
         raise TypeError(f"expected an object, got {type(value).__name__}")
-    if value.get("schema") != SCHEMA:
-        raise ValueError(f"schema {value.get('schema')!r} is unknown, this version reads schema {SCHEMA}")
-    rest = {k: v for k, v in value.items() if k not in ("schema", "bytes")}
-    unknown = set(rest) - {f.name for f in fields(Manifest)}
-    if unknown:
-        raise ValueError(f"unknown fields {sorted(unknown)}")
-    rest["source"] = _source(rest["source"])
-    rest["files"] = {str(name): _file(name, record) for name, record in rest["files"].items()}
-    rest["notes"] = tuple(map(str, rest.get("notes", ())))
-    manifest = Manifest(**rest)
+    if value.get("schema") not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise ValueError(f"schema {value.get('schema')!r} is unknown, this version reads {known}")
+    if value.get("state") not in (None, *get_args(State)):
+        raise ValueError(f"state {value['state']!r} is unknown")
+    # The state follows from the gate; before schema 2 it said no more than that the build had ended.
+    rest = {k: v for k, v in value.items() if k not in ("schema", "state", "bytes")}
+    manifest = parse(Manifest, rest)
     _check(manifest)
     return manifest
-
-
-def _source(value: dict[str, Any]) -> Source:
-    source = Source(**value)
-    if source.kind not in get_args(SourceKind):
-        raise ValueError(f"source kind {source.kind!r} is unknown")
-    return source
-
-
-def _file(name: str, record: dict[str, Any]) -> FileRecord:
-    file = FileRecord(**record)
-    if name in ("", ".", "..") or "/" in name or "\\" in name:
-        raise ValueError(f"file name {name!r} leads out of the variant's folder")
-    if not isinstance(file.bytes, int) or file.bytes < 0 or len(bytes.fromhex(file.sha256)) != 32:
-        raise ValueError(f"file {name!r} has no valid size and SHA-256")
-    return file
 
 
 def _check(manifest: Manifest) -> None:
     if not manifest.files:
         raise ValueError("it lists no files")
-    if manifest.state not in get_args(State):
-        raise ValueError(f"state {manifest.state!r} is unknown")
-    for key, kind in (("name", str), ("variant", str), ("created", str), ("architecture", str), ("recipe", dict)):
-        if not isinstance(getattr(manifest, key), kind):
-            raise TypeError(f"{key} is {getattr(manifest, key)!r}, not {kind.__name__}")
-    for key in ("parameters", "bits_per_weight", "context_length", "seconds"):
-        if not isinstance(getattr(manifest, key), (int, float)):
-            raise TypeError(f"{key} is {getattr(manifest, key)!r}, not a number")
+    for name, record in manifest.files.items():
+        _check_file(name, record)
+    if manifest.parent is not None:
+        _check_digest(manifest.parent.sha256, "parent")
+    tensors = manifest.recipe.get("tensors")
+    if tensors is not None and not (isinstance(tensors, dict) and all(isinstance(v, str) for v in tensors.values())):
+        raise TypeError("recipe.tensors does not name a type for each tensor")
+
+
+def _check_file(name: str, record: FileRecord) -> None:
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        raise ValueError(f"file name {name!r} leads out of the variant's folder")
+    if record.bytes < 0:
+        raise ValueError(f"file {name!r} has {record.bytes!r} bytes")
+    _check_digest(record.sha256, f"file {name!r}")
+
+
+def _check_digest(digest: str, what: str) -> None:
+    if len(bytes.fromhex(digest)) != 32:
+        raise ValueError(f"{what} has no valid SHA-256")

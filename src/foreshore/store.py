@@ -6,7 +6,8 @@ makes a second builder wait for the first and then find the variant there.
 
 At each load the sizes are compared, and a file whose modification time is not the one seen at its last full
 check is hashed again; `verify` always hashes all. So a damaged or replaced file is noticed at load, and one
-that was changed with its time put back by `foreshore models verify`.
+that was changed with its time put back by `foreshore models verify`. Where trusted keys are configured, a load
+asks for a signature and hashes everything (see `foreshore.signing`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
+from foreshore import signing
 from foreshore.disk import disk_errors, fsync, sha256, write_text
 from foreshore.errors import ModelError, NotFound, UsageError
 from foreshore.home import home
@@ -45,7 +47,7 @@ class Resolved:
 
 
 def resolve(ref: str) -> Resolved:
-    """The file behind `name:variant`, a bare `name` with one variant, or a path to a .gguf file."""
+    """The file behind `name:variant`, `name` (its only variant, or only ready one), or a path to a .gguf file."""
     return Store().resolve(ref)
 
 
@@ -70,15 +72,23 @@ class Store:
         return tuple(e for e in map(self._try_load, self._folders()) if isinstance(e, ModelError))
 
     def get(self, ref: str) -> Manifest:
-        """Raises `NotFound` with the closest refs, or `ModelError` if its manifest is damaged."""
-        folder = self.locate(ref)
+        """A bare name is its only variant, or of several the only one that is ready.
+
+        Raises `NotFound` with the closest refs, or `ModelError` if its manifest is damaged.
+        """
+        return self._read(self.locate(ref if ":" in ref else self._preferred(ref)))
+
+    def _read(self, folder: Path) -> Manifest:
         manifest = Manifest.load(folder / MANIFEST)
         if (manifest.name, manifest.variant) != (folder.parent.name, folder.name):
             raise ModelError(f"{str(folder / MANIFEST)!r} describes {manifest.ref!r}", hint=f"remove {str(folder)!r}")
         return manifest
 
     def locate(self, ref: str) -> Path:
-        """The folder of a variant, NAME/VARIANT, whether or not its manifest can be read. Raises `NotFound`."""
+        """The folder of a variant, NAME/VARIANT, whether or not its manifest can be read. Raises `NotFound`.
+
+        A bare name must have one variant: who removes it by its name alone means no other.
+        """
         name, _, variant = ref.partition(":")
         if not variant:
             variant = self._only_variant(name)
@@ -101,23 +111,34 @@ class Store:
         return self.folder(manifest) / manifest.main
 
     def resolve(self, ref: str) -> Resolved:
-        """As the module's `resolve`. Raises `ModelError` if the files are not what the manifest says."""
+        """As the module's `resolve`. Raises `ModelError` if the files are not what the manifest says, or not signed by
+        a trusted key where there are any."""
         if ref.lower().endswith(".gguf") or os.sep in ref:
             path = Path(ref).expanduser().absolute()
             if not path.is_file():
                 raise NotFound(f"no such file: {ref!r}", hint="give NAME:VARIANT, or the path of a .gguf file")
             return Resolved(path=path, manifest=None)
         manifest = self.get(ref)
+        if keys := signing.trusted():
+            signing.verify(self.folder(manifest), keys)
+            manifest = self.get(manifest.ref)  # what was verified
+        return Resolved(path=self.path(manifest), manifest=self._sound(manifest))
+
+    def sound(self, ref: str) -> Manifest:
+        """As `get`, the files checked as at a load; no signature is asked for. Raises `ModelError` for damaged ones."""
+        return self._sound(self.get(ref))
+
+    def _sound(self, manifest: Manifest) -> Manifest:
         problems = self._check(manifest)
         if problems:
             raise ModelError(f"{manifest.ref!r} is damaged: {'; '.join(problems)}", hint=_rebuild(manifest))
-        return Resolved(path=self.path(manifest), manifest=manifest)
+        return manifest
 
     def verify(self, manifest: Manifest, progress: Callable[[int], None] | None = None) -> tuple[str, ...]:
         """Hash everything. What is wrong, in words; empty if all is well."""
         folder = self.folder(manifest)
         problems = [p for name in manifest.files if (p := self._problem(manifest, name, progress))]
-        known = {*manifest.files, MANIFEST, CHECKED}
+        known = {*manifest.files, MANIFEST, CHECKED, signing.SIGNATURE}
         extra = sorted(p.name for p in folder.iterdir() if p.name not in known) if folder.is_dir() else []
         if not problems:
             self._remember(manifest)
@@ -180,6 +201,47 @@ class Store:
             fsync(target.parent)
         return manifest
 
+    def update(self, ref: str, change: Callable[[Manifest], Manifest]) -> Manifest:
+        """Replace a variant's manifest by what `change` makes of it, in one rename; `change` cannot touch the files.
+
+        A signature goes with the manifest that it signed. The variant's lock is taken here, so that no other process's
+        change is lost: the caller must not hold it.
+        """
+        found = self.get(ref)
+        with self.lock(found.name, found.variant), self.draft() as draft, disk_errors(self.root):
+            before = self.get(found.ref)
+            after = change(before)
+            if after == before:
+                return before
+            if (after.ref, after.files) != (before.ref, before.files):
+                raise ModelError(
+                    f"{before.ref!r} cannot become {after.ref!r} or hold other files", hint="build it anew"
+                )
+            write_text(draft / MANIFEST, after.dump())
+            folder = self.folder(before)
+            (folder / signing.SIGNATURE).unlink(missing_ok=True)
+            os.replace(draft / MANIFEST, folder / MANIFEST)
+            fsync(folder)
+        return after
+
+    def sign(self, ref: str, key: Path) -> Path:
+        """Sign the variant, all of whose files are hashed first, and return the signature's path."""
+        found = self.get(ref)
+        with self.lock(found.name, found.variant), self.draft() as draft, disk_errors(self.root):
+            manifest = self.get(found.ref)
+            if problems := self.verify(manifest):
+                raise ModelError(f"{manifest.ref!r} is damaged: {'; '.join(problems)}", hint=_rebuild(manifest))
+            folder = self.folder(manifest)
+            made = signing.sign(folder, key, draft / signing.SIGNATURE, ignored=(CHECKED,))
+            fsync(made)
+            os.replace(made, folder / signing.SIGNATURE)
+            fsync(folder)
+        return folder / signing.SIGNATURE
+
+    def signed(self, manifest: Manifest) -> bool:
+        """Whether there is a signature; `signing.verify` says whether it holds."""
+        return (self.folder(manifest) / signing.SIGNATURE).is_file()
+
     def sweep(self) -> None:
         """Remove what killed builds left behind."""
         with FileLock(self.root / ".tmp" / "sweep.lock"):
@@ -216,9 +278,16 @@ class Store:
 
     def _try_load(self, folder: Path) -> Manifest | ModelError:
         try:
-            return self.get(f"{folder.parent.name}:{folder.name}")
+            return self._read(folder)
         except (ModelError, NotFound) as error:
             return error if isinstance(error, ModelError) else ModelError(error.message, hint=error.hint)
+
+    def _preferred(self, name: str) -> str:
+        """`name` itself, or the only ready variant of several."""
+        found = [f for f in self._folders() if f.parent.name == name]
+        made = [m for m in map(self._try_load, found) if isinstance(m, Manifest)] if len(found) > 1 else []
+        ready = [m.ref for m in made if m.state == "ready"]
+        return ready[0] if len(ready) == 1 else name
 
     def _only_variant(self, name: str) -> str:
         variants = [f.name for f in self._folders() if f.parent.name == name]

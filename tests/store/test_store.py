@@ -10,15 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from foreshore.card import Accuracy, Card, Device, Divergence, Interval, Segment, Similarity, Speed, Spread
 from foreshore.disk import disk_errors, require_space, sha256
 from foreshore.errors import ModelError, NotFound, SetupError, UsageError
-from foreshore.manifest import FileRecord, Manifest, Source
+from foreshore.manifest import Calibration, Decision, FileRecord, Manifest, Parent, Source, quality_sha256
 from foreshore.store import Store, resolve
 
 
@@ -44,8 +45,8 @@ def manifest(name: str = "m", variant: str = "q8_0", content: bytes = b"weights"
     return replace(made, **changes)
 
 
-def put(store: Store, name: str = "m", variant: str = "q8_0", content: bytes = b"weights") -> Manifest:
-    made = manifest(name, variant, content)
+def put(store: Store, name: str = "m", variant: str = "q8_0", content: bytes = b"weights", **changes: Any) -> Manifest:
+    made = manifest(name, variant, content, **changes)
     with store.lock(name, variant), store.draft() as folder:
         (folder / "files").mkdir()
         (folder / "files" / "model.gguf").write_bytes(content)
@@ -73,10 +74,82 @@ def test_a_manifest_round_trips() -> None:
     assert Manifest.from_json(json.loads(made.dump())) == made
 
 
+def card(share: float = 0.5) -> Card:
+    """One with everything in it."""
+    known = Interval(value=share, low=share / 2, high=share * 2)
+    few = Spread(median=2.0, low=1.0, high=3.0, runs=3)
+    device = Device(fingerprint="f", cpu="c", cores=2, memory_bytes=1 << 30, system="s", engine="e")
+    return Card(
+        divergence=Divergence(
+            parent_sha256="11" * 32,
+            text_sha256="22" * 32,
+            documents=3,
+            tokens=30,
+            perplexity=known,
+            parent_perplexity=known,
+            kl_mean=known,
+            kl_p99=known,
+            same_top=known,
+        ),
+        accuracy=Accuracy(
+            tasks_sha256="33" * 32,
+            segments={"sums": Segment(count=4, correct=2, share=known, parent_correct=2, change=known)},
+        ),
+        similarity=Similarity(
+            parent_sha256="11" * 32, text_sha256="22" * 32, documents=3, cosine_mean=known, cosine_min=0.5
+        ),
+        speeds=(Speed(device=device, date="2026-01-02", threads=2, load_s=few, peak_bytes=9, prefill=few, decode=few),),
+    )
+
+
+def decision(passed: bool = True, judged: Card | None = None) -> Decision:
+    reasons = () if passed else ("kl was not measured",)
+    digest = quality_sha256(judged)
+    return Decision(rule="kl<=1", owner="Ada", date="2026-01-02", passed=passed, reasons=reasons, quality_sha256=digest)
+
+
+def test_a_lineage_round_trips() -> None:
+    made = manifest(
+        recipe={"type": "mix", "tensors": {"output.weight": "q6_k"}},
+        parent=Parent(sha256="44" * 32, ref="m:f16"),
+        calibration=Calibration(imatrix_sha256="55" * 32, text_sha256="66" * 32),
+        card=card(),
+        gate=(decision(False), decision(judged=card())),
+    )
+    assert Manifest.from_json(json.loads(made.dump())) == made
+    assert json.loads(made.dump())["state"] == made.state == "ready"
+
+
+def test_a_manifest_of_the_first_schema_is_read(store: Store) -> None:
+    made = put(store)
+    path = store.folder(made) / "manifest.json"
+    value = {**json.loads(path.read_text()), "schema": 1, "state": "ready"}
+    for later in ("parent", "calibration", "card", "gate"):
+        del value[later]
+    path.write_text(json.dumps(value))
+    assert store.get("m") == made
+
+
+def test_the_state_follows_from_the_last_decision_and_what_it_judged() -> None:
+    measured = manifest(card=card())
+    passed, failed = decision(judged=card()), decision(False, judged=card())
+    assert replace(measured, gate=(failed, passed)).state == "ready"
+    assert replace(measured, gate=(passed, failed)).state == "candidate"
+    assert replace(measured, gate=(passed,), card=card(0.25)).state == "candidate"
+    assert replace(measured, gate=(passed,), card=replace(card(), speeds=())).state == "ready"
+    assert (
+        Manifest.from_json({**measured.to_json(), "gate": [{**asdict(failed)}], "state": "ready"}).state == "candidate"
+    )
+
+
+def test_a_whole_number_is_the_same_measurement_as_a_broken_one() -> None:
+    assert quality_sha256(card(1)) == quality_sha256(Card.from_json(json.loads(json.dumps(card(1.0).to_json()))))
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 2},
+        {"schema": 3},
         {"schema": None},
         {"files": {}},
         {"files": {"../x": {"sha256": "00" * 32, "bytes": 1}}},
@@ -89,6 +162,16 @@ def test_a_manifest_round_trips() -> None:
         {"parameters": "many"},
         {"name": 5},
         {"surplus": 1},
+        {"notes": "one"},
+        {"parent": {"sha256": "zz"}},
+        {"parent": {}},
+        {"calibration": {"text_sha256": "00" * 32}},
+        {"card": {"speeds": 5}},
+        {"card": {"surplus": 1}},
+        {"gate": {}},
+        {"gate": [{"rule": "kl<=1", "owner": "Ada", "date": "2026-01-02", "passed": "yes"}]},
+        {"recipe": {"tensors": {"output.weight": 6}}},
+        {"recipe": {"tensors": ["q6_k"]}},
     ],
 )
 def test_a_malformed_manifest_is_refused_by_name(change: dict[str, Any], store: Store) -> None:
@@ -114,6 +197,58 @@ def test_a_bare_name_needs_one_variant(store: Store) -> None:
     with pytest.raises(NotFound) as caught:
         store.get("m")
     assert "m:q4_k_m, m:q8_0" in str(caught.value.hint)
+
+
+def test_a_bare_name_is_the_only_ready_variant(store: Store) -> None:
+    made = put(store, variant="q8_0", gate=(decision(),))
+    put(store, variant="q4_k_m", gate=(decision(False),))
+    put(store, variant="q2_k", gate=(decision(False),))
+    assert store.get("m") == made
+    assert store.resolve("m").path == store.path(made)
+    assert store.resolve("m:q2_k").manifest == store.get("m:q2_k")
+    with pytest.raises(NotFound, match="3 variants"):
+        store.remove("m")
+    store.update("m:q2_k", lambda m: replace(m, gate=(decision(),)))
+    with pytest.raises(NotFound, match="3 variants"):
+        store.get("m")
+
+
+def test_a_manifest_is_replaced_and_the_files_stay(store: Store) -> None:
+    before = put(store)
+    after = store.update("m", lambda m: replace(m, card=card()))
+    assert store.get("m") == after == replace(before, card=card())
+    assert store.verify(after) == ()
+    assert store.path(after).read_bytes() == b"weights"
+    assert list((store.root / ".tmp").glob("*/")) == []
+
+
+@pytest.mark.parametrize("change", [{"name": "n"}, {"variant": "q4_0"}, {"files": {}}])
+def test_a_change_cannot_touch_the_files_or_the_name(change: dict[str, Any], store: Store) -> None:
+    before = put(store)
+    with pytest.raises(ModelError, match="m:q8_0"):
+        store.update("m", lambda m: replace(m, **change))
+    assert store.list() == (before,)
+
+
+NOTE = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from foreshore.store import Store
+for i in range(20):
+    Store(Path(sys.argv[1])).update("m", lambda m: replace(m, notes=(*m.notes, f"{sys.argv[2]}{i}")))
+"""
+
+
+def test_no_change_is_lost_where_two_change_at_once(store: Store) -> None:
+    put(store)
+    command = [sys.executable, "-c", NOTE, str(store.root)]
+    for child in [subprocess.Popen([*command, name]) for name in ("a", "b")]:
+        assert child.wait() == 0
+    notes = store.get("m").notes[1:]
+    for name in ("a", "b"):
+        assert [n for n in notes if n[0] == name] == [f"{name}{i}" for i in range(20)]
+    assert len(notes) == 40
 
 
 def test_an_unknown_ref_names_the_closest_and_the_command(store: Store) -> None:
