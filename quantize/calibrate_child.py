@@ -1,0 +1,126 @@
+"""The process that calibrates: `python -P -m foreshore.quantize.calibrate_child`, driven by `calibrate`.
+
+It reads one job (a JSON line) from stdin and ends itself when stdin closes, so it never outlives its parent. On stdout
+it writes JSON lines: {"done": tokens, "total": tokens}, or {"error": type, "message", "hint"}; the importance matrix
+goes to the job's `target`. Which matrix products count, and how, is what llama-imatrix does (tools/imatrix).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from foreshore.errors import ForeshoreError, ModelError, SetupError, UsageError
+from foreshore.quantize.activations import Activations
+from foreshore.quantize.imatrix import Imatrix
+
+LOGITS_BYTES = 96 << 20  # of a batch, at most: every position must ask for its logits, or the last layer skips it
+MOST_TOKENS, FEWEST_TOKENS = 512, 64  # of a batch
+
+
+class Reader:
+    """A model that reads chunks of `context` tokens, and shows `activations` what goes into its weights."""
+
+    def __init__(self, path: Path, activations: Activations, *, context: int, threads: int) -> None:
+        import llama_cpp.llama_cpp as native
+
+        from foreshore.edge.batch import Batch
+        from foreshore.edge.vocab import Vocab
+
+        self._native, self._activations = native, activations
+        native.llama_backend_init()
+        params = native.llama_model_default_params()
+        params.n_gpu_layers = 0
+        self._model = native.llama_model_load_from_file(os.fsencode(path), params)
+        if not self._model:
+            raise ModelError(f"the engine cannot load {path.name!r}", hint="`foreshore doctor` probes the engine")
+        self.vocab = Vocab(self._model)
+        self.context = context
+        self.first = self.vocab.first_token() if native.llama_vocab_get_add_bos(self.vocab.handle) else None
+        most = min(MOST_TOKENS, max(FEWEST_TOKENS, LOGITS_BYTES // (4 * self.vocab.size)), context)
+        self._step = -(-context // -(-context // most))  # steps of about the same length: none of a few tokens
+        self._batch = Batch(self._step)
+        self._context = self._open(path, threads)
+
+    def read(self, chunk: list[int]) -> None:
+        """Compute a chunk from an empty cache; its first token gives way to the one that texts begin with (BOS)."""
+        native = self._native
+        native.llama_memory_clear(native.llama_get_memory(self._context), True)
+        tokens = chunk if self.first is None else [self.first, *chunk[1:]]
+        for start in range(0, len(tokens), self._step):
+            piece = tokens[start : start + self._step]
+            self._batch.clear()
+            self._batch.add(piece, start=start, slot=0, wanted=len(piece))
+            self._activations.begin()
+            code = native.llama_decode(self._context, self._batch.raw)
+            self._activations.end()
+            if code != 0:
+                raise SetupError(f"the engine could not compute a batch (code {code!r})", hint="run `foreshore doctor`")
+
+    def _open(self, path: Path, threads: int) -> Any:
+        native, params = self._native, self._native.llama_context_default_params()
+        params.n_ctx = self.context
+        params.n_batch = params.n_ubatch = params.n_outputs_max = self._step
+        params.n_seq_max = 1
+        params.n_threads = params.n_threads_batch = threads
+        params.op_offload = params.offload_kqv = False  # what is looked at must lie in this process's memory
+        params.no_perf = True
+        self._callback = params.cb_eval = native.ggml_backend_sched_eval_callback(self._activations)
+        context = native.llama_init_from_model(self._model, params)
+        if not context:
+            raise SetupError(f"no context of {params.n_ctx} tokens could be made for {path.name!r}")
+        return context
+
+
+def calibrate(job: dict[str, Any], out: Channel) -> Imatrix:
+    size, activations = job["context"], Activations(output=job["output"])
+    reader = Reader(Path(job["model"]), activations, context=size, threads=job["threads"])
+    tokens = reader.vocab.tokenize(job["text"], special=job["special"], begin=True)
+    chunks = len(tokens) // size
+    if not chunks:
+        raise UsageError(
+            f"the text has {len(tokens)} tokens, and a chunk takes {size}",
+            hint="give more text (some 100 KB), or a smaller context",
+        )
+    out.send(done=0, total=chunks * size)
+    for number in range(chunks):
+        reader.read(tokens[number * size : (number + 1) * size])
+        out.send(done=(number + 1) * size, total=chunks * size)
+    return activations.imatrix(context=size, dataset=job["dataset"])
+
+
+class Channel:
+    """The events' way out; whatever else prints does not get between them."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+
+    def send(self, **event: Any) -> None:
+        self._out.write(json.dumps(event) + "\n")
+        self._out.flush()
+
+
+def main() -> None:
+    out = Channel()
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        calibrate(job, out).save(job["target"])
+    except ForeshoreError as error:
+        out.send(error=type(error).__name__, message=error.message, hint=error.hint)
+    sys.stderr.flush()
+    os._exit(0)  # the thread still waits on stdin; an orderly exit would wait for it
+
+
+def _die_with_parent() -> None:
+    os.read(0, 1)  # returns when the parent is gone
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
