@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from foreshore.backend import Answer
+from foreshore.backend import Answer, collect
 from foreshore.edge.options import EngineOptions, ModelInfo
-from foreshore.edge.runtime import AsyncRuntime
+from foreshore.edge.runtime import AsyncRuntime, embedding_request
 from foreshore.edge.scoped import Scoped
 from foreshore.errors import UsageError
 from foreshore.types import Timings
@@ -31,6 +31,11 @@ class SpeedTest(Scoped):
         assert info is not None
         return info
 
+    @property
+    def pid(self) -> int | None:
+        """The worker's process."""
+        return self._runtime.backend.pid
+
     def start(self) -> None:
         self._runner.run(self._runtime.start())
 
@@ -47,6 +52,12 @@ class SpeedTest(Scoped):
         """Reading one prompt of `tokens`, up to the first token of its answer."""
         self._check(tokens + 1)
         return _timings(self._runner.run(self._answer(tokens, 1))).prefill_tokens_per_s
+
+    def embed(self, words: int) -> float:
+        """An encoder's reading one text of `words` words."""
+        self._rounds += 1
+        request = embedding_request(" ".join([str(self._rounds), *["the"] * (words - 1)]), {})
+        return _timings(self._runner.run(collect(self._runtime.backend, request))).prefill_tokens_per_s
 
     async def _decode(self, tokens: int, streams: int) -> float:
         spans = await asyncio.gather(*(self._span(tokens) for _ in range(streams)))

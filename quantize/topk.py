@@ -37,7 +37,7 @@ class TopTail:
     """The distributions of N tokens. `ids[:, 0]` is the likeliest token, the first `k` columns are the top, likeliest
     first, the others were drawn from the tail (some perhaps twice)."""
 
-    ids: NDArray[np.uint16] | NDArray[np.uint32]  # (N, k + samples)
+    ids: NDArray[np.unsignedinteger[Any]]  # (N, k + samples), as few bytes as the vocabulary needs
     log_p: NDArray[np.float16]  # (N, k + samples)
     log_tail: NDArray[np.float16]  # (N,), -inf where nothing is left
     k: int
@@ -109,7 +109,7 @@ def same_top(reference: TopTail, logits: Logits) -> NDArray[np.bool_]:
 def log_probability(logits: Logits, ids: NDArray[Any]) -> NDArray[np.float64]:
     """ln of the probability that each row of `logits` (N, V) gives to the token of `ids` (N,)."""
     totals = np.concatenate([np.zeros(0), *(_log_total(rows)[0] for rows in _chunks(logits))])
-    return logits[np.arange(len(logits)), ids].astype(np.float64) - totals
+    return np.asarray(logits[np.arange(len(logits)), ids].astype(np.float64) - totals)
 
 
 def _record(logits: Logits, k: int, samples: int, rng: np.random.Generator) -> tuple[NDArray[Any], ...]:
@@ -159,7 +159,7 @@ def _divergence(reference: TopTail, logits: Logits) -> NDArray[np.float64]:
             log_r = (log_q[:, k:] - log_q_tail[:, None]) - (log_p[:, k:] - log_p_tail[:, None])
             inside = np.exp(log_p_tail) * (np.expm1(log_r) - log_r).mean(axis=1)
         found += np.where(np.isneginf(log_p_tail), 0.0, inside)
-    return found
+    return np.asarray(np.maximum(found, 0.0))  # it is below by no more than rounding
 
 
 def _normalised(reference: TopTail) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -16,12 +16,12 @@ VOCAB = 3000
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     wide = logits.astype(np.float64)
     wide -= wide.max(axis=1, keepdims=True)
-    return wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return np.asarray(wide - np.log(np.exp(wide).sum(axis=1, keepdims=True)))
 
 
 def full_divergence(parent: NDArray[np.float32], variant: NDArray[np.float32]) -> NDArray[np.float64]:
     p, q = log_softmax(parent), log_softmax(variant)
-    return (np.exp(p) * (p - q)).sum(axis=1)
+    return np.asarray((np.exp(p) * (p - q)).sum(axis=1))
 
 
 def pair(

@@ -15,27 +15,16 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from foreshore.backend import Answer
 from foreshore.edge import AsyncRuntime, EngineOptions
 from foreshore.quantize import build
+from foreshore.quantize.accuracy import tool_call
 from foreshore.starter.card import card
 from foreshore.starter.tasks import HELD_OUT, TASKS, Example, correct, difficulty, example, levels
 from foreshore.store import Store
 
-__all__ = ["evaluate", "means", "tool_call"]
+__all__ = ["evaluate", "means"]
 
 MAX_TOKENS = 400
-
-
-def tool_call(answer: Answer) -> dict[str, Any] | None:
-    """The first tool call of `answer` as `correct` takes it."""
-    if not answer.tool_calls:
-        return None
-    call = answer.tool_calls[0]
-    try:
-        return {"name": call.name, "arguments": json.loads(call.arguments)}
-    except ValueError:
-        return {"name": call.name, "arguments": call.arguments}
 
 
 async def evaluate(model: Path, count: int, only: Collection[str] = ()) -> dict[str, Any]:
