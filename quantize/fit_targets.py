@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from math import isfinite
+from typing import Any
 
 from foreshore.errors import UsageError
 
@@ -17,6 +18,7 @@ _BYTES = {"": 1, "b": 1} | {f"{p}{i}b": b**n for n, p in enumerate("kmgt", 1) fo
 _RATES = {"": 1, "tok/s": 1, "t/s": 1, "tokens/s": 1}
 _UNITS = {"size": _BYTES, "memory": _BYTES, "kl": {"": 1, "nat": 1, "nats": 1}, "decode": _RATES}
 _SIGNS = {"size": "<=", "memory": "<=", "kl": "<=", "decode": ">="}
+_STRICTER = {"size": min, "memory": min, "kl": min, "decode": max}
 _EXAMPLES = 'write "size<=300MB", "kl<=0.03", "decode>=20tok/s" or "memory<=1GB", several with commas between them'
 
 
@@ -55,8 +57,8 @@ def parse_fit(texts: str | Iterable[str]) -> FitTargets:
     for clause in clauses:
         name, value = _parse(clause)
         before = getattr(found, name)
-        stricter = value if before is None else (max if name == "decode" else min)(before, value)
-        found = replace(found, **{name: stricter})
+        change: dict[str, Any] = {name: value if before is None else _STRICTER[name](before, value)}
+        found = replace(found, **change)
     return found
 
 

@@ -1,0 +1,140 @@
+"""Quantized tensors, kept on disk by content: the tensor's bytes, its importance, the type and the engine name one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshore.edge.gguf import GgufInfo, Tensor
+from foreshore.errors import ModelError
+from foreshore.quantize.blocks import dequantize, quantize, row_bytes, to_float32
+
+__all__ = ["TensorCache", "prune"]
+
+SAMPLE_WEIGHTS = 1 << 16  # of a tensor, whose error stands for all of it
+KEPT_BYTES = 4 << 30  # of the folder; the oldest go first
+
+
+class TensorCache:
+    """`importance`: mean squared activations by tensor name, as `read_imatrix` gives them; none: all columns alike.
+
+    Any number of processes may share `folder`. Without one, or on a full disk, everything is made anew.
+    """
+
+    def __init__(self, folder: Path | None, importance: Mapping[str, NDArray[np.float32]] | None = None) -> None:
+        self.folder, self._importance = folder, importance or {}
+        self._digests: dict[str, str] = {}
+        if folder:
+            with suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def importance(self, tensor: Tensor) -> NDArray[np.float32] | None:
+        """(experts, columns); `None` if the matrix lacks this tensor. Raises `ModelError` if it is of another model."""
+        found = self._importance.get(tensor.name)
+        if found is None:
+            return None
+        columns, experts = tensor.shape[0], prod(tensor.shape[2:])
+        if found.size != columns * experts:
+            if tensor.name == "token_embd.weight":  # that of the output where both are one: the quantizer skips it too
+                return None
+            reason = f"it has {found.size} values for {tensor.name!r}, which has {columns * experts} columns"
+            raise ModelError(f"the importance matrix is of another model: {reason}", hint="collect one from this model")
+        return found.reshape(experts, columns)
+
+    def blocks(self, info: GgufInfo, tensor: Tensor, kind: str, *, threads: int = 1) -> NDArray[np.uint8]:
+        """The bytes of `tensor` in `kind`, (rows, bytes of a row); as the file has them where that is its type."""
+        rows = prod(tensor.shape[1:])
+        if kind == tensor.type:
+            return _raw(info, tensor).reshape(rows, -1)
+        path = self._path(info, tensor, kind)
+        shape = (rows, row_bytes(kind, tensor.shape[0]))
+        found = _read(path, shape[0] * shape[1])
+        if found is None:
+            values = _finite(to_float32(_raw(info, tensor), tensor.type, tensor.shape[0]), tensor)
+            found = quantize(values, kind, self.importance(tensor), threads)
+            _write(path, found)
+        return found.reshape(shape)
+
+    def error(self, info: GgufInfo, tensor: Tensor, kind: str) -> float:
+        """The squared error of `kind`, weighted by importance, as a share of the weighted squared values; of some rows
+        spread over the tensor."""
+        columns, rows = tensor.shape[0], prod(tensor.shape[1:])
+        raw = np.memmap(info.path, np.uint8, "r", offset=tensor.offset, shape=(rows, tensor.nbytes // rows))
+        chosen = np.linspace(0, rows - 1, max(1, min(rows, SAMPLE_WEIGHTS // columns))).astype(int)
+        values = _finite(to_float32(raw[chosen].reshape(-1), tensor.type, columns), tensor)
+        importance = self.importance(tensor)
+        weight = None if importance is None else np.ascontiguousarray(importance.mean(axis=0))
+        back = dequantize(quantize(values, kind, weight), kind, columns)
+        weights = np.ones(columns, np.float32) if weight is None else weight
+        return float(((back - values) ** 2 @ weights).sum() / max(float((values**2 @ weights).sum()), 1e-30))
+
+    def _path(self, info: GgufInfo, tensor: Tensor, kind: str) -> Path | None:
+        if self.folder is None:
+            return None
+        if tensor.name not in self._digests:
+            importance = self.importance(tensor)
+            digest = hashlib.blake2b(digest_size=16)
+            digest.update(f"{version('llama_cpp_python')} {tensor.type} {tensor.shape}".encode())
+            digest.update(_raw(info, tensor).data)
+            digest.update(b"" if importance is None else importance.tobytes())
+            self._digests[tensor.name] = digest.hexdigest()
+        return self.folder / f"{self._digests[tensor.name]}.{kind}"
+
+
+def _raw(info: GgufInfo, tensor: Tensor) -> NDArray[np.uint8]:
+    return np.fromfile(info.path, np.uint8, tensor.nbytes, offset=tensor.offset)
+
+
+def _finite(values: NDArray[np.float32], tensor: Tensor) -> NDArray[np.float32]:
+    """`values`, if all are finite: the native quantizer ends its process otherwise. Raises `ModelError`."""
+    if not np.isfinite(values).all():
+        count = int((~np.isfinite(values)).sum())
+        raise ModelError(f"{tensor.name!r} has {count} weights that are not finite", hint="fetch the model again")
+    return values
+
+
+def prune(folder: Path, keep: int = KEPT_BYTES) -> None:
+    """Delete the oldest tensors until at most `keep` bytes are left."""
+    entries = []
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            status = path.stat()
+            entries.append((status.st_mtime, status.st_size, path))
+    total = 0
+    for _, size, path in sorted(entries, reverse=True):
+        total += size
+        if total > keep:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _read(path: Path | None, nbytes: int) -> NDArray[np.uint8] | None:
+    if path is None:
+        return None
+    try:
+        found = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    return found if found.size == nbytes else None
+
+
+def _write(path: Path | None, blocks: NDArray[np.uint8]) -> None:
+    """Whole or not at all; a disk that is full costs only the time to make them again."""
+    if path is None:
+        return
+    draft = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        blocks.tofile(draft)
+        os.replace(draft, path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink()
