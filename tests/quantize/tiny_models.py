@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -113,6 +115,45 @@ def sentence_piece() -> Tokenizer:
     return tokenizer
 
 
+def pieces(path: Path, kind: str, **options: Any) -> Path:
+    """Train a SentencePiece model of `kind` (bpe, unigram) on the corpus, and save it as `path`."""
+    file = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS[:7]),
+        model_writer=file,
+        model_type=kind,
+        hard_vocab_limit=False,
+        num_threads=1,
+        minloglevel=2,
+        **options,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(file.getvalue())
+    return path
+
+
+def gemma_pieces(path: Path) -> Path:
+    """As Gemma's: no space before the text, runs of lines and of spaces as tokens, digits one by one."""
+    return pieces(
+        path,
+        "bpe",
+        vocab_size=520,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        split_digits=True,
+        character_coverage=0.98,
+        control_symbols=["<start_of_turn>", "<end_of_turn>"],
+        user_defined_symbols=["\n" * n for n in range(1, 4)] + ["▁" * n for n in range(2, 9)] + ["<table>"],
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+    )
+
+
 def word_piece(lowercase: bool) -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
@@ -162,19 +203,26 @@ def decoder(
     shard: str = "1GB",
     **extra: Any,
 ) -> Path:
-    """Save a random model of `family` (Llama, Qwen2, Qwen3) with its tokenizer; returns `folder`."""
+    """Save a random model of `family` (Llama, Qwen2, Gemma3, ...) with its tokenizer; returns `folder`."""
     tokenizer = byte_level(pre)
     end = tokenizer.token_to_id("<|im_end|>")
     settings = {**SIZES, "vocab_size": 640, "num_key_value_heads": 2, "eos_token_id": end, "bos_token_id": None}
-    config = getattr(transformers, f"{family}Config")(**{**settings, **_rope_as_spoken_here(extra)})
+    settings |= {"pad_token_id": None}
+    kind = {"Gemma3": "Gemma3Text"}.get(family, family)
+    config = getattr(transformers, f"{kind}Config")(**{**settings, **_rope_as_spoken_here(extra)})
     torch.manual_seed(1)
     model = getattr(transformers, f"{family}ForCausalLM")(config)
-    with torch.no_grad():
-        for parameter in model.parameters():  # norms and biases too: their defaults would hide a mix-up
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+    stir(model)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
     save_tokenizer(tokenizer, folder, eos_token="<|im_end|>", chat_template=CHAT)
     return folder
+
+
+def stir(model: torch.nn.Module) -> None:
+    """Move every weight, norms and biases too: their defaults would hide a mix-up."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
 
 
 def _rope_as_spoken_here(options: dict[str, Any]) -> dict[str, Any]:
@@ -191,13 +239,64 @@ def bert(folder: Path, *, lowercase: bool = True) -> Path:
     config = transformers.BertConfig(**SIZES, vocab_size=tokenizer.get_vocab_size())
     torch.manual_seed(2)
     model = transformers.BertModel(config, add_pooling_layer=True)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+    stir(model)
     model.save_pretrained(folder)
     names = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("pad", "unk", "cls", "sep", "mask")}
     save_tokenizer(tokenizer, folder, **names)
+    mean_pooling(folder)
+    return folder
+
+
+def roberta(folder: Path) -> Path:
+    """Byte-level BPE, positions counted from the padding token's id on, one token type."""
+    tokenizer = byte_level("gpt-2")
+    tokenizer.add_special_tokens(["<s>", "</s>", "<pad>", "<mask>"])
+    ends = [(text, tokenizer.token_to_id(text)) for text in ("</s>", "<s>")]
+    tokenizer.post_processor = processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=False)
+    config = transformers.RobertaConfig(
+        **SIZES, vocab_size=640, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5, bos_token_id=0, eos_token_id=2
+    )
+    torch.manual_seed(3)
+    model = transformers.RobertaModel(config)
+    stir(model)
+    model.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>")
+    mean_pooling(folder)
+    return folder
+
+
+def xlm_roberta(folder: Path) -> Path:
+    """SentencePiece's Unigram with its compiled normalization."""
+    file = pieces(folder / "sentencepiece.bpe.model", "unigram", vocab_size=260, normalization_rule_name="nmt_nfkc")
+    tokenizer = transformers.XLMRobertaTokenizerFast(vocab_file=str(file))
+    config = transformers.XLMRobertaConfig(
+        **SIZES, vocab_size=len(tokenizer), type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5
+    )
+    torch.manual_seed(4)
+    model = transformers.XLMRobertaModel(config)
+    stir(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    mean_pooling(folder)
+    return folder
+
+
+def distil_bert(folder: Path) -> Path:
+    tokenizer = word_piece(lowercase=True)
+    config = transformers.DistilBertConfig(
+        dim=64, hidden_dim=96, n_layers=2, n_heads=4, max_position_embeddings=256, vocab_size=tokenizer.get_vocab_size()
+    )
+    torch.manual_seed(5)
+    model = transformers.DistilBertModel(config)
+    stir(model)
+    model.save_pretrained(folder)
+    names = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("pad", "unk", "cls", "sep", "mask")}
+    save_tokenizer(tokenizer, folder, **names)
+    mean_pooling(folder)
+    return folder
+
+
+def mean_pooling(folder: Path) -> None:
     pooling = folder / "1_Pooling" / "config.json"
     pooling.parent.mkdir()
     pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}))
-    return folder

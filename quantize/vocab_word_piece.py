@@ -1,0 +1,46 @@
+"""BERT's WordPiece."""
+
+from __future__ import annotations
+
+from gguf import TokenType
+
+from foreshore.errors import ModelError
+from foreshore.quantize.vocab import SPACE, Json, Vocab, special_ids, token_types, unsupported
+
+__all__ = ["word_piece"]
+
+
+def word_piece(tokenizer: Json, config: Json, words: list[str]) -> Vocab:
+    normalizer, model = tokenizer.get("normalizer") or {}, tokenizer["model"]
+    ours = normalizer.get("clean_text", True) and normalizer.get("handle_chinese_chars", True)
+    if normalizer.get("type") != "BertNormalizer" or not ours or model.get("continuing_subword_prefix", "##") != "##":
+        raise unsupported(f"its WordPiece tokenizer normalizes by {dict(normalizer)}", "BERT's own is supported")
+    lowercase = bool(normalizer.get("lowercase", True))
+    strip = normalizer.get("strip_accents")
+    strip = lowercase if strip is None else bool(strip)
+    types = token_types(tokenizer, words)
+    special = special_ids(tokenizer, config, words, [])
+    if "cls" not in special or "sep" not in special:
+        raise ModelError("tokenizer_config.json names no cls_token and sep_token, as BERT's does")
+    special["bos"] = special.pop("cls")  # llama.cpp opens with bos and closes with sep
+    return Vocab(
+        model="bert",
+        pre="default",
+        tokens=[_phantom(w, t) for w, t in zip(words, types, strict=True)],
+        types=types,
+        special=special,
+        flags={
+            "add_bos_token": True,
+            "add_sep_token": True,
+            "normalizer.lowercase": lowercase,
+            "normalizer.strip_accents": strip,
+        },
+        notes=("Korean is cut into other tokens: llama.cpp does not decompose Hangul, BERT does",) if strip else (),
+    )
+
+
+def _phantom(word: str, kind: int) -> str:
+    """llama.cpp marks a word's start where BERT marks a word's continuation."""
+    if kind in (TokenType.CONTROL, TokenType.UNUSED):
+        return word
+    return word.removeprefix("##") if word.startswith("##") else SPACE + word

@@ -1,0 +1,145 @@
+"""SentencePiece tokenizers, from tokenizer.json and from tokenizer.model, cut text as in transformers."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken
+
+from foreshore.errors import ModelError
+from foreshore.quantize.convert import open_folder
+from foreshore.quantize.pieces import read_pieces
+from tests.quantize.llama_check import opened, tokens
+from tests.quantize.tiny_models import HOSTILE, decoder, gemma_pieces, pieces, save_tokenizer, sentence_piece
+from tests.quantize.transformers_check import check_tokens, converted, fast
+
+SPACES = [
+    "    four",
+    "a" + " " * 3 + "b",
+    " " * 20,
+    "\n" * 7 + "x",
+    "\n \n  \n",
+    "▁▁ literal ▁",
+    "<table> </table>",
+    "",
+]
+TURNS = ["<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n", "<start_of_turn>", "<eos>a"]
+GEMMA_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+
+
+def gemma(folder: Path) -> Path:
+    """A folder with Gemma's kind of tokenizer, made by transformers' own converter from a SentencePiece model."""
+    decoder(folder, "Llama")
+    file = gemma_pieces(folder / "tokenizer.model")
+    tokenizer = transformers.GemmaTokenizerFast(vocab_file=str(file), **GEMMA_NAMES, add_bos_token=True)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_gemma_tokens_equal_those_of_transformers(tmp_path: Path) -> None:
+    folder = gemma(tmp_path / "hf")
+    check_tokens(converted(folder, tmp_path).path, fast(folder), HOSTILE + SPACES + TURNS)
+
+
+def test_gemma_pieces_without_a_tokenizer_json_are_read(tmp_path: Path) -> None:
+    folder = gemma(tmp_path / "hf")
+    expected = fast(folder)
+    (folder / "tokenizer.json").unlink()
+    check_tokens(converted(folder, tmp_path).path, expected, HOSTILE + SPACES + TURNS)
+
+
+@pytest.mark.parametrize("from_pieces", [False, True])
+def test_runs_of_spaces_come_back_as_spaces(from_pieces: bool, tmp_path: Path) -> None:
+    folder = gemma(tmp_path / "hf")
+    if from_pieces:
+        (folder / "tokenizer.json").unlink()
+    text = "a     b\n\n   c"
+    with opened(converted(folder, tmp_path).path, vocab_only=True) as llama:
+        assert llama.detokenize(tokens(llama, text)).decode() == text
+
+
+def phi3(folder: Path) -> Path:
+    """Llama's tokenizer with tokens that swallow the white space behind them, as all Phi-3 have it."""
+    decoder(folder, "Llama")
+    tokenizer = sentence_piece()
+    tokenizer.add_special_tokens(
+        [
+            AddedToken("</s>", rstrip=True, normalized=False),
+            AddedToken("<|endoftext|>", normalized=False),
+            AddedToken("<|user|>", rstrip=True, normalized=False),
+            AddedToken("<|end|>", rstrip=True, normalized=False),
+        ]
+    )
+    value = json.loads(tokenizer.to_str())
+    for token in value["added_tokens"]:
+        token["rstrip"] = token["content"] not in ("<unk>", "<s>", "<|endoftext|>")
+    save_tokenizer(tokenizer, folder, bos_token="<s>", eos_token="<|endoftext|>", unk_token="<unk>")
+    (folder / "tokenizer.json").write_text(json.dumps(value))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["anything", "my-phi-3-mini"])
+def test_phi3_tokens_swallow_white_space_whatever_the_model_is_called(name: str, tmp_path: Path) -> None:
+    folder = phi3(tmp_path / "hf")
+    assert not any("spaces beside" in note for note in open_folder(folder).notes)
+    texts = ["<|user|>\nhi there<|end|>\n<|user|>  \n x", "<s> a</s>  b", "a <|endoftext|> b", "plain  text"]
+    check_tokens(converted(folder, tmp_path, name).path, fast(folder), texts)
+
+
+def test_another_model_may_be_called_phi3(tmp_path: Path) -> None:
+    """llama.cpp would fail to load it: it looks for Phi-3's tokens by the name."""
+    folder = decoder(tmp_path / "hf", "Llama")
+    info = converted(folder, tmp_path, "Phi-3-like")
+    assert info.name == "phi 3-like"
+    with opened(info.path, vocab_only=True) as llama:
+        assert tokens(llama, "a")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("unigram", {"vocab_size": 260}),
+        ("bpe", {"vocab_size": 300}),  # no bytes to fall back to
+        ("bpe", {"vocab_size": 520, "byte_fallback": True, "normalization_rule_name": "nmt_nfkc"}),
+    ],
+)
+def test_pieces_that_llama_cpp_could_not_follow_are_refused(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    folder = decoder(tmp_path / "hf", "Llama")
+    (folder / "tokenizer.json").unlink()
+    pieces(folder / "tokenizer.model", kind, **options)
+    with pytest.raises(ModelError, match="byte-fallback BPE"):
+        open_folder(folder)
+
+
+def test_more_pieces_than_embedding_rows_are_refused(tmp_path: Path) -> None:
+    folder = decoder(tmp_path / "hf", "Llama", vocab_size=524)
+    (folder / "tokenizer.json").unlink()
+    gemma_pieces(folder / "tokenizer.model")
+    (folder / "added_tokens.json").write_text(json.dumps({"<extra>": 900}))
+    with pytest.raises(ModelError, match="900"):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x0a", b"\x0a\xff\xff\x01ab", b"{}", b"\x80" * 20, b"\x0a\x03\x0a\x01\xff"])
+def test_damaged_pieces_are_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match="SentencePiece"):
+        read_pieces(path)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_or_refused(content: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.model"
+        path.write_bytes(content)
+        with suppress(ModelError):
+            assert read_pieces(path).pieces

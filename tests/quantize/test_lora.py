@@ -1,0 +1,205 @@
+"""A converted adapter does in llama.cpp what PEFT's does: the logits are those of the merged model."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import pytest
+import torch
+import transformers
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from foreshore.errors import ModelError
+from foreshore.quantize.convert import convert, open_folder
+from foreshore.quantize.lora import convert_lora
+from tests.quantize.llama_check import opened
+from tests.quantize.tiny_models import decoder
+from tests.quantize.transformers_check import IDS
+
+LLAMA = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+GEMMA3 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32}
+PREFIX = "base_model.model."
+
+
+def adapter(
+    folder: Path, base: Path, modules: list[str], *, rank: int = 4, dtype: torch.dtype = torch.float32, **settings: Any
+) -> Path:
+    """Save a random adapter for `modules` of the model in `base`, laid out as PEFT does."""
+    folder.mkdir()
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    torch.manual_seed(7)
+    tensors = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in modules:
+            r = settings.get("rank_pattern", {}).get(name.rpartition(".")[2], rank)
+            tensors[f"{PREFIX}{name}.lora_A.weight"] = (torch.randn(r, module.in_features) * 0.1).to(dtype)
+            tensors[f"{PREFIX}{name}.lora_B.weight"] = (torch.randn(module.out_features, r) * 0.1).to(dtype)
+    assert tensors
+    save_file(tensors, folder / "adapter_model.safetensors")
+    plain = {"peft_type": "LORA", "r": rank, "lora_alpha": 16, "bias": "none", "target_modules": modules}
+    (folder / "adapter_config.json").write_text(json.dumps({**plain, **settings}))
+    return folder
+
+
+def merged(base: Path, folder: Path) -> NDArray[np.float32]:
+    """Logits of the base with `scale * B @ A` added to its weights."""
+    from safetensors.torch import load_file
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    tensors = load_file(folder / "adapter_model.safetensors")
+    with torch.no_grad():
+        for name, a in tensors.items():
+            if ".lora_A." in name:
+                module = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+                b = tensors[name.replace(".lora_A.", ".lora_B.")]
+                scale = expected_scale(settings, module.rpartition(".")[2], a.shape[0])
+                model.get_submodule(module).weight += scale * b.float() @ a.float()
+        return np.asarray(model(torch.tensor([IDS])).logits[0].numpy(), dtype=np.float32)
+
+
+def expected_scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
+    alpha = settings.get("alpha_pattern", {}).get(module, settings["lora_alpha"])
+    return float(alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank)
+
+
+def adapted(model: Path, lora: Path | None) -> NDArray[np.float32]:
+    with opened(model, logits_all=True) as llama:
+        if lora is not None:
+            loaded = llama_cpp.llama_adapter_lora_init(llama.model, os.fsencode(lora))
+            assert loaded
+            array = (type(loaded) * 1)(loaded)
+            llama_cpp.llama_set_adapters_lora(llama.ctx, array, 1, (ctypes.c_float * 1)(1.0))
+        llama.eval(IDS)
+        return np.array(llama.scores[: len(IDS)], dtype=np.float32)
+
+
+def distance(ours: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(ours - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "modules", "settings"),
+    [
+        ("Llama", {}, LLAMA, {}),
+        ("Llama", {}, ["q_proj", "k_proj", "lm_head"], {"rank": 1}),
+        ("Llama", {"head_dim": 32}, ["q_proj", "v_proj"], {"use_rslora": True}),
+        ("Llama", {}, LLAMA, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 3, "k_proj": 5}}),
+        ("Llama", {}, LLAMA, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 3}, "use_rslora": True}),
+        ("Llama", {}, LLAMA, {"dtype": torch.bfloat16}),
+        ("Qwen2", {}, LLAMA, {}),
+        ("Qwen3", {"head_dim": 32}, LLAMA, {}),
+        ("Gemma2", GEMMA3, LLAMA, {}),
+        ("Gemma3", GEMMA3, LLAMA, {}),
+        ("Phi3", {}, ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"], {}),
+        ("Granite", {"residual_multiplier": 0.5}, LLAMA, {}),
+        ("SmolLM3", {}, LLAMA, {}),
+    ],
+)
+def test_logits_equal_those_of_the_merged_model(
+    family: str, options: dict[str, Any], modules: list[str], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    base = decoder(tmp_path / "hf", family, **options)
+    folder = adapter(tmp_path / "lora", base, modules, **settings)
+    made = convert_lora(folder, base, tmp_path / "lora.gguf")
+    model = tmp_path / "base.gguf"
+    convert(open_folder(base), model, "tiny", lambda done: None)
+    expected = merged(base, folder)
+    assert distance(adapted(model, made.path), expected) < 4e-3
+    assert distance(adapted(model, None), expected) > 5e-2  # the adapter does change the model
+    again = convert_lora(folder, model, tmp_path / "from_gguf.gguf")
+    assert again.path.read_bytes() == made.path.read_bytes()
+
+
+def test_precision_is_kept(tmp_path: Path) -> None:
+    base = decoder(tmp_path / "hf", "Llama")
+    folder = adapter(tmp_path / "lora", base, ["q_proj"], dtype=torch.float16)
+    made = convert_lora(folder, base, tmp_path / "lora.gguf")
+    assert {t.type for t in made.tensors} == {"f16"}
+    assert made.get("adapter.lora.alpha") == 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"peft_type": "IA3"}, "peft_type 'IA3'"),
+        ({"use_dora": True}, "use_dora True"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out True"),
+        ({"bias": "all"}, "bias 'all'"),
+        ({"modules_to_save": ["lm_head"]}, "lm_head"),
+        ({"lora_alpha": 0}, "alpha 0"),
+        ({"lora_alpha": "many"}, "'many'"),
+        ({"r": None}, "None"),
+        ({"alpha_pattern": {"q_proj": -1}}, "-1"),
+        ({"alpha_pattern": [1]}, "alpha_pattern"),
+        ({"alpha_pattern": {"(": 1}}, "damaged pattern"),
+    ],
+)
+def test_what_is_not_a_plain_lora_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    base = decoder(tmp_path / "hf", "Llama")
+    folder = adapter(tmp_path / "lora", base, ["q_proj"], **changes)
+    with pytest.raises(ModelError, match=said):
+        convert_lora(folder, base, tmp_path / "lora.gguf")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"0.self_attn.q_proj.lora_A.weight": (4, 64)}, "lora_A alone"),
+        ({"9.self_attn.q_proj.lora_A.weight": (4, 64), "9.self_attn.q_proj.lora_B.weight": (64, 4)}, "does not have"),
+        ({"0.self_attn.q_proj.lora_A.weight": (4, 32), "0.self_attn.q_proj.lora_B.weight": (64, 4)}, "the base's"),
+        ({"0.self_attn.q_proj.lora_A.weight": (4, 64), "0.self_attn.q_proj.lora_B.weight": (64, 2)}, "the base's"),
+        ({"0.self_attn.q_proj.lora_A.weight": (4,)}, "not a matrix"),
+        ({"0.embed_tokens.lora_embedding_A": (4, 640)}, "no part of a plain LoRA"),
+        ({"0.self_attn.q_proj.lora_magnitude_vector.weight": (64,)}, "no part of a plain LoRA"),
+        ({}, "no tensors"),
+    ],
+)
+def test_tensors_that_fit_nowhere_are_named(tensors: dict[str, tuple[int, ...]], said: str, tmp_path: Path) -> None:
+    base = decoder(tmp_path / "hf", "Llama")
+    folder = adapter(tmp_path / "lora", base, ["q_proj"])
+    made = {f"{PREFIX}model.layers.{name}": torch.zeros(shape) for name, shape in tensors.items()}
+    save_file(made, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=said):
+        convert_lora(folder, base, tmp_path / "lora.gguf")
+
+
+def test_a_head_that_shares_the_embedding_takes_no_adapter(tmp_path: Path) -> None:
+    untied = decoder(tmp_path / "untied", "Llama")
+    folder = adapter(tmp_path / "lora", untied, ["lm_head"])
+    tied = decoder(tmp_path / "tied", "Llama", tie_word_embeddings=True)
+    with pytest.raises(ModelError, match="lm_head"):
+        convert_lora(folder, tied, tmp_path / "lora.gguf")
+
+
+def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    base = decoder(tmp_path / "hf", "Llama")
+    folder = adapter(tmp_path / "lora", base, ["q_proj"])
+    half = PREFIX + "model.layers.0.self_attn.q_proj.lora_"
+    bad = {f"{half}A.weight": torch.full((4, 64), float("nan")), f"{half}B.weight": torch.zeros(64, 4)}
+    save_file(bad, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"q_proj\.lora_A\.weight"):
+        convert_lora(folder, base, tmp_path / "lora.gguf")
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    base = decoder(tmp_path / "hf", "Llama")
+    folder = adapter(tmp_path / "lora", base, ["q_proj"])
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"adapter_model\.safetensors"):
+        convert_lora(folder, base, tmp_path / "lora.gguf")
+    shutil.rmtree(folder)
+    with pytest.raises(ModelError, match=r"adapter_config\.json"):
+        convert_lora(folder, base, tmp_path / "lora.gguf")
