@@ -13,6 +13,8 @@ from rich.table import Table
 from foreshore import signing
 from foreshore.card import Card
 from foreshore.cli.console import err, exit_on_error, out, print_json
+from foreshore.cli.diff import diff
+from foreshore.cli.fit import fit
 from foreshore.cli.lineage import lineage, measurements
 from foreshore.cli.promote import promote
 from foreshore.cli.quantize import byte_bars, human, manifest_table, reporting, show
@@ -24,6 +26,8 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Look after variants in the model store: what they are, and which to use.")
 app.command()(promote)
+app.command()(diff)
+app.command()(fit)
 app.command()(lineage)
 
 Ref = Annotated[str, typer.Argument(help="NAME:VARIANT, or NAME if it has one variant.")]
