@@ -29,6 +29,7 @@ from foreshore.config import TargetConfig
 from foreshore.errors import SetupError
 
 __all__ = [
+    "DOCS",
     "THREADS",
     "Server",
     "foreshore",

@@ -10,32 +10,24 @@ and how to build the peers (`LLAMA_SERVER`, `PEERS_PYTHON`).
 
 from __future__ import annotations
 
-import argparse
-import signal
-import sys
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import typer
-from rich.markup import escape
-
 from benchmarks import models, peers, throughput
 from benchmarks.capacity import overcommit, shared_prefix
+from benchmarks.command import attempt, check_names, names, parser, run_as_command, show
 from benchmarks.fairness import fairness
 from benchmarks.gaps import gaps
 from benchmarks.memory import leak, overhead
 from benchmarks.own_time import own_time
-from benchmarks.row import TARGETS, Row, failed, worst
+from benchmarks.row import Row, Target, worst
 from benchmarks.scale import FULL, QUICK, Scale
-from foreshore.cli.bench import machine
-from foreshore.cli.console import err, exit_on_error, out, print_json
-from foreshore.errors import UsageError
+from foreshore.cli.console import exit_on_error
 
-__all__ = ["GROUPS", "Group", "main", "measure"]
+__all__ = ["GROUPS", "TARGETS", "Group", "main", "measure"]
 
 Measure = Callable[[Scale, Path], dict[str, Row]]
 LEAK_MODEL = "starter-s-q4_k_m"  # small, so that thousands of requests take a minute
@@ -69,45 +61,61 @@ def _groups() -> Iterator[Group]:
 
 GROUPS = tuple(_groups())
 
+_HTTP = "tokens/s of all streams over HTTP, ours / llama-server's, {} streams"
+TARGETS = {
+    "decode_vs_llama_bench": Target(bound=0.97, side=">=", what="single stream decode, ours / llama-bench's"),
+    "aggregate_vs_llama_server_1": Target(bound=1.0, side=">=", what=_HTTP.format(1)),
+    "aggregate_vs_llama_server_4": Target(bound=1.1, side=">=", what=_HTTP.format(4)),
+    "aggregate_vs_llama_server_8": Target(bound=1.1, side=">=", what=_HTTP.format(8)),
+    "aggregate_vs_llama_server_16": Target(bound=1.1, side=">=", what=_HTTP.format(16)),
+    "aggregate_vs_llama_cpp_server_8": Target(bound=3.0, side=">=", what="the same, ours / llama_cpp.server's"),
+    "gap_p99_vs_llama_server": Target(
+        bound=1 / 40, side="<=", what="p99 gap of running streams while a long prompt is read, ours / llama-server's"
+    ),
+    "gap_p99_vs_undisturbed": Target(bound=6.0, side="<=", what="that gap / our own undisturbed median"),
+    "long_ttft_vs_llama_server": Target(bound=1.3, side="<=", what="the long prompt's TTFT, ours / llama-server's"),
+    "own_us_per_token_greedy": Target(bound=60.0, side="<=", what="µs a token outside llama_decode, greedy"),
+    "own_us_per_token_sampled": Target(bound=200.0, side="<=", what="the same, top-k 40, top-p, temperature"),
+    "overcommit_completed": Target(bound=1.0, side=">=", what="share completed when demand is 3x the KV cache"),
+    "shared_prefix_prefill": Target(bound=1.15, side="<=", what="prompt tokens computed for all / for one"),
+    "fair_ttft_vs_fifo": Target(bound=0.2, side="<=", what="chat's TTFT p95 beside long prompts, fair / FIFO"),
+    "fair_throughput_vs_fifo": Target(bound=0.98, side=">=", what="tokens/s of that, fair / FIFO"),
+    "rss_overhead_mb": Target(bound=200.0, side="<=", what="MB of a worker beyond weights and KV cache"),
+    "leak_kib_per_request": Target(bound=1.0, side="<=", what="KiB that a short request leaves in memory"),
+}
+
 
 def measure(groups: Sequence[Group], scale: Scale, cache: Path | None = None) -> dict[str, Row]:
     """Every row of `groups`. What goes wrong in one measurement is its rows' `error`; the others run."""
     rows: dict[str, Row] = {}
     for group in groups:
-        names = (group.model,) if group.model else scale.models if group.every_model else scale.models[:1]
-        found = {name: _attempt(group, scale, name, cache) for name in names}
+        on = (group.model,) if group.model else scale.models if group.every_model else scale.models[:1]
+        found = {name: attempt(group.keys, partial(_run, group, scale, name, cache), TARGETS, name) for name in on}
         for key in group.keys:
-            rows[key] = worst({name: found[name][key] for name in names})
+            rows[key] = worst({name: found[name][key] for name in on}, TARGETS[key].side)
     return rows
 
 
-def _attempt(group: Group, scale: Scale, name: str, cache: Path | None) -> dict[str, Row]:
-    begun = time.monotonic()
-    try:
-        with err.status(f"{name}: {', '.join(group.keys)}"):
-            found = group.run(scale, models.model(name, cache))
-    except Exception as error:  # a peer that crashes, a server that answers wrongly: other rows can still be measured
-        found = {key: failed(key, error) for key in group.keys}
-    for row in found.values():
-        err.print(f"[dim]{time.monotonic() - begun:6.1f} s[/]  {name}  {_line(row)}")
-    return found
+def _run(group: Group, scale: Scale, name: str, cache: Path | None) -> dict[str, Row]:
+    return group.run(scale, models.model(name, cache))
 
 
 def main(argv: list[str] | None = None) -> None:
-    options = _arguments(argv)
+    quick = "small, on a starter model: within a minute"
+    options = parser("The local runtime beside its peers.", quick)
+    options.add_argument("--models", type=names, metavar="NAME,...", help="instead of " + ", ".join(FULL.models))
+    options.add_argument("--cache", type=Path, help="where models are kept; default: $FORESHORE_HOME/benchmarks")
+    given = options.parse_args(argv)
     with exit_on_error():
-        groups = _chosen(options.only)
-        _check("benchmark model", options.models, models.NAMES)
-        scale = QUICK if options.quick else FULL
-        scale = replace(scale, models=tuple(options.models or scale.models))
-        rows = measure(groups, scale, options.cache)
-        wanted = options.only or [key for group in groups for key in group.keys]
-        beside = {} if options.only or options.quick else _beside(scale, options.cache)
-    if options.json:
-        print_json({**{key: rows[key].to_json() for key in wanted}, **beside, "machine": machine()})
-        return
-    for key in wanted:
-        out.print(_line(rows[key]))
+        check_names("row", given.only, TARGETS)
+        check_names("benchmark model", given.models, models.NAMES)
+        scale = QUICK if given.quick else FULL
+        scale = replace(scale, models=tuple(given.models or scale.models))
+        groups = [group for group in GROUPS if not given.only or set(group.keys) & set(given.only)]
+        rows = measure(groups, scale, given.cache)
+        wanted = [rows[key] for key in given.only or [key for group in groups for key in group.keys]]
+        beside = {} if given.only or given.quick else _beside(scale, given.cache)
+    show(wanted, TARGETS, as_json=given.json, **beside)
 
 
 def _beside(scale: Scale, cache: Path | None) -> dict[str, Any]:
@@ -120,45 +128,5 @@ def _beside(scale: Scale, cache: Path | None) -> dict[str, Any]:
         return {"xllamacpp": {"error": str(error)}}
 
 
-def _chosen(only: Sequence[str] | None) -> list[Group]:
-    _check("row", only, TARGETS)
-    return [group for group in GROUPS if not only or set(group.keys) & set(only)]
-
-
-def _check(what: str, names: Sequence[str] | None, known: Collection[str]) -> None:
-    hint = "there are " + ", ".join(known)
-    if names is not None and not names:
-        raise UsageError(f"no {what} is named", hint=hint)
-    for name in names or ():
-        if name not in known:
-            raise UsageError(f"there is no {what} {name!r}", hint=hint)
-
-
-def _line(row: Row) -> str:
-    if row.value is None:
-        return f"[red]error[/]  {row.key}: {escape(row.error or '')}"
-    spread = f"({row.low:.4g} to {row.high:.4g})"
-    mark = "[green]ok   [/]" if row.ok else "[yellow]below[/]" if row.target.side == ">=" else "[yellow]above[/]"
-    return f"{mark}  {row.key:32} {row.value:9.4g} {spread:22} {row.target.side} {row.target.bound:g}"
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="The local runtime beside its peers.")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--quick", action="store_true", help="small, on a starter model: within a minute")
-    parser.add_argument("--only", type=_list, metavar="KEY,...", help="these rows alone")
-    parser.add_argument("--models", type=_list, metavar="NAME,...", help="instead of " + ", ".join(FULL.models))
-    parser.add_argument("--cache", type=Path, help="where models are kept; default: $FORESHORE_HOME/benchmarks")
-    return parser.parse_args(argv)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the servers are ended on the way out
-    try:
-        main()
-    except typer.Exit as leave:
-        raise SystemExit(leave.exit_code) from None
+    run_as_command(main)

@@ -20,9 +20,9 @@ from benchmarks.capacity import overcommit, shared_prefix
 from benchmarks.gaps import measure as measure_gaps
 from benchmarks.load import Stream, completion, open_stream, tokens_per_s
 from benchmarks.models import NAMES, Shape, digits, write
-from benchmarks.row import TARGETS, Row, failed, of_pairs, of_values, percentile, worst
+from benchmarks.row import Row, failed, of_pairs, of_values, percentile, worst
 from benchmarks.scale import QUICK
-from benchmarks.serving import GROUPS, Group, measure
+from benchmarks.serving import GROUPS, TARGETS, Group, measure
 from foreshore.backend import collect
 from foreshore.edge import EngineOptions, LocalBackend
 from foreshore.errors import SetupError, Truncated, UpstreamError
@@ -86,7 +86,7 @@ def test_every_row_of_the_issue_is_measured_once() -> None:
 def test_a_row_is_the_median_of_paired_ratios() -> None:
     row = of_pairs("aggregate_vs_llama_server_4", [12, 10, 30], [10, 10, 10])
     assert (row.value, row.low, row.high) == (1.2, 1.0, 3.0)
-    shown = row.to_json()
+    shown = TARGETS[row.key].to_json(row)
     assert shown | {"details": {}} == {
         "value": 1.2, "low": 1.0, "high": 3.0, "target": 1.1, "side": ">=", "ok": True, "details": {},
     }  # fmt: skip
@@ -97,17 +97,17 @@ def test_a_row_is_the_median_of_paired_ratios() -> None:
     ("own_us_per_token_greedy", 60, True), ("own_us_per_token_greedy", 61, False),
 ])  # fmt: skip
 def test_a_target_bounds_from_its_side(key: str, value: float, ok: bool) -> None:
-    assert Row(key=key, value=value).ok is ok
+    assert TARGETS[key].met(Row(key=key, value=value)) is ok
 
 
 def test_the_worst_model_decides_and_an_error_is_worse_than_any_number() -> None:
-    def rows(key: str, *values: float | None) -> dict[str, Row]:
-        return {str(i): Row(key=key, value=value) for i, value in enumerate(values)}
+    def rows(*values: float | None) -> dict[str, Row]:
+        return {str(i): Row(key="any", value=value) for i, value in enumerate(values)}
 
-    assert worst(rows("decode_vs_llama_bench", 1.0, 0.9)).value == 0.9
-    assert worst(rows("gap_p99_vs_undisturbed", 2.0, 7.0)).value == 7.0
-    assert worst(rows("gap_p99_vs_undisturbed", 2.0, None)).value is None
-    assert not worst(rows("gap_p99_vs_undisturbed", 2.0, None)).ok
+    assert worst(rows(1.0, 0.9), ">=").value == 0.9
+    assert worst(rows(2.0, 7.0), "<=").value == 7.0
+    assert worst(rows(2.0, None), "<=").value is None
+    assert not TARGETS["gap_p99_vs_undisturbed"].met(Row(key="gap_p99_vs_undisturbed", value=None))
 
 
 def test_percentiles_are_nearest_ranks() -> None:
@@ -132,7 +132,7 @@ def test_what_fails_is_reported_in_its_row_and_the_others_run(tmp_path: Path) ->
     rows = measure(groups, replace(SCALE, models=NAMES[:2]), tmp_path)
     assert rows["decode_vs_llama_bench"].error == "it broke (mend it)"
     assert rows["decode_vs_llama_bench"].value is None
-    assert rows["rss_overhead_mb"].ok
+    assert rows["rss_overhead_mb"].value == 1.0
     assert failed("rss_overhead_mb", ValueError("no")).error == "ValueError: no"
 
 
