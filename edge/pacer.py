@@ -7,6 +7,7 @@ __all__ = ["Pacer"]
 WEIGHT = 0.25  # of the newest step
 ALIGN = 4  # the engine's matrix kernels take tokens by fours; a rest costs nearly as much as four
 MARGIN = 0.9  # of the target, for steps vary
+PROBE = 16  # steps with prompt tokens, after which one goes without
 OUTLIER = 3.0  # a step that took longer than this many expected ones was disturbed from outside: it counts as so many
 # Before a step is seen, how far off its prediction may be, relatively: the machine may have become slower or faster for
 # everything, a prompt token's cost or a step's own may be believed wrongly, and the one step may be disturbed.
@@ -17,19 +18,24 @@ class Pacer:
     """Learns from step times what a step of `n` streams costs alone, and what each prompt token adds.
 
     A gap between two tokens of a running stream is one step. `budget` keeps the predicted step below
-    `gap_target` times a step without prompt tokens.
+    `gap_target` times a step without prompt tokens. Steps that all take as many prompt tokens say what the two cost
+    together, never which of them; so now and then the budget is 0, and the step says what the streams cost alone.
     """
 
     def __init__(self, *, gap_target: float, batch_tokens: int) -> None:
         self._target, self._batch_tokens = gap_target, batch_tokens
         self._alone: dict[int, float] = {}  # streams -> seconds of a step
         self._token = 0.0  # seconds that one prompt token adds
+        self._mixes = 0  # steps with prompt tokens since the last one without; their time, and the rows they added
+        self._mixed_s = self._mixed_rows = 0.0
         self._pure = 0.0  # seconds of one prompt token in a step without streams
 
     def observe(self, *, streams: int, prompt_tokens: int, seconds: float) -> None:
         """A step with one token for each of `streams` and `prompt_tokens` besides took `seconds`."""
         if streams and not prompt_tokens:
-            self._alone[streams] = _blend(self._alone.get(streams, 0.0), seconds)
+            weight = WEIGHT if self._mixes < PROBE // 2 else 2 * WEIGHT  # what was known is old
+            self._alone[streams] = _blend(self._alone.get(streams, 0.0), seconds, weight)
+            self._tell_apart(streams)
         elif streams:
             self._mixed(streams, _rows(streams + prompt_tokens) - _rows(streams), seconds)
         elif prompt_tokens >= ALIGN:
@@ -47,9 +53,18 @@ class Pacer:
         prompt = added * token
         expected = alone + prompt
         error = min(seconds, OUTLIER * expected) - expected
+        self._mixes, self._mixed_rows = self._mixes + 1, self._mixed_rows + added
+        self._mixed_s += expected + error
         variance = (COMMON * expected) ** 2 + (TOKEN * prompt) ** 2 + (ALONE * alone) ** 2 + (NOISE * expected) ** 2
         self._alone[streams] = alone * (1 + error * (COMMON**2 * expected + ALONE**2 * alone) / variance)
         self._token = token * (1 + error * (COMMON**2 * expected + TOKEN**2 * prompt) / variance)
+
+    def _tell_apart(self, streams: int) -> None:
+        """What a step costs alone is known again: the rest of the steps before it went to prompt tokens."""
+        if self._mixes >= PROBE // 2:
+            beyond = self._mixed_s / self._mixes - self._alone[streams]
+            self._token = max(beyond * self._mixes / self._mixed_rows, self._token / OUTLIER)
+        self._mixes, self._mixed_s, self._mixed_rows = 0, 0.0, 0.0
 
     def alone(self, streams: int) -> float:
         """Seconds of a step of `streams` and nothing else; from the nearest number measured; 0: nothing is known."""
@@ -59,9 +74,12 @@ class Pacer:
         return self._alone[nearest]
 
     def budget(self, *, streams: int, step_s: float | None = None) -> int:
-        """Prompt tokens for a step with `streams`, at least 1; `step_s` bounds a step without streams."""
+        """Prompt tokens for a step with `streams`, at least 1 or, to learn, 0; `step_s` bounds a step without
+        streams."""
         room = self._batch_tokens - streams
         if streams:
+            if self._mixes >= PROBE:
+                return 0
             alone, token = self.alone(streams), self._token or self._pure
             if not alone or not token:
                 return max(1, min(room, ALIGN * 4 - streams % ALIGN))  # careful until measured
@@ -81,7 +99,7 @@ def _rows(tokens: int) -> int:
     return -(-tokens // ALIGN) * ALIGN
 
 
-def _blend(old: float, new: float) -> float:
+def _blend(old: float, new: float, weight: float = WEIGHT) -> float:
     if not old:
         return new
-    return old + WEIGHT * (min(new, OUTLIER * old) - old)
+    return old + weight * (min(new, OUTLIER * old) - old)

@@ -535,8 +535,8 @@ def test_the_pacer_goes_on_reading_prompts_while_the_machine_is_slow() -> None:
     assert _steps(pacer, 40, alone=0.040, token=0.003)[-1] in (20, 24)
     for slowness in (3.0, 1.0, 8.0, 1.0):
         budgets = _steps(pacer, 60, alone=0.040 * slowness, token=0.003 * slowness)
-        assert min(budgets) >= 12, f"{slowness} times slower, for decoders and prompts alike"
-        assert max(budgets) <= 40
+        assert min(filter(None, budgets)) >= 8, f"{slowness} times slower, for decoders and prompts alike"
+        assert max(budgets) <= 56
 
 
 def test_the_pacer_notices_that_prompt_tokens_are_dearer_than_it_thought() -> None:
@@ -548,6 +548,17 @@ def test_the_pacer_notices_that_prompt_tokens_are_dearer_than_it_thought() -> No
         budgets = _steps(pacer, 3, alone=0.040, token=0.009)
         pacer.observe(streams=4, prompt_tokens=0, seconds=0.040)
     assert budgets[-1] <= 8
+
+
+def test_the_pacer_finds_out_which_of_two_costs_it_has_wrong() -> None:
+    pacer = Pacer(gap_target=3.0, batch_tokens=512)
+    for _ in range(20):  # what fits steps of 4 and 4 tokens just as well as the truth below
+        pacer.observe(streams=4, prompt_tokens=0, seconds=0.028)
+        pacer.observe(streams=4, prompt_tokens=4, seconds=0.028 + 4 * 0.010)
+    assert pacer.budget(streams=4) == 4
+    budgets = _steps(pacer, 300, alone=0.043, token=0.00625)
+    assert budgets[-17:].count(0) == 1
+    assert max(budgets[-17:]) == 12
 
 
 def test_the_pacer_takes_at_least_the_rows_that_the_step_computes_anyway() -> None:
