@@ -26,8 +26,8 @@ class Pacer:
         self._target, self._batch_tokens = gap_target, batch_tokens
         self._alone: dict[int, float] = {}  # streams -> seconds of a step
         self._token = 0.0  # seconds that one prompt token adds
-        self._mixes = 0  # steps with prompt tokens since the last one without; their time, and the rows they added
-        self._mixed_s = self._mixed_rows = 0.0
+        self._mixes = 0  # steps with prompt tokens since the last one without
+        self._mixed_s = self._mixed_rows = 0.0  # the time of the latest of them, and the rows that they added
         self._pure = 0.0  # seconds of one prompt token in a step without streams
 
     def observe(self, *, streams: int, prompt_tokens: int, seconds: float) -> None:
@@ -53,8 +53,9 @@ class Pacer:
         prompt = added * token
         expected = alone + prompt
         error = min(seconds, OUTLIER * expected) - expected
-        self._mixes, self._mixed_rows = self._mixes + 1, self._mixed_rows + added
-        self._mixed_s += expected + error
+        self._mixes += 1
+        self._mixed_s = _blend(self._mixed_s, expected + error)
+        self._mixed_rows = _blend(self._mixed_rows, added)
         variance = (COMMON * expected) ** 2 + (TOKEN * prompt) ** 2 + (ALONE * alone) ** 2 + (NOISE * expected) ** 2
         self._alone[streams] = alone * (1 + error * (COMMON**2 * expected + ALONE**2 * alone) / variance)
         self._token = token * (1 + error * (COMMON**2 * expected + TOKEN**2 * prompt) / variance)
@@ -62,8 +63,8 @@ class Pacer:
     def _tell_apart(self, streams: int) -> None:
         """What a step costs alone is known again: the rest of the steps before it went to prompt tokens."""
         if self._mixes >= PROBE // 2:
-            beyond = self._mixed_s / self._mixes - self._alone[streams]
-            self._token = max(beyond * self._mixes / self._mixed_rows, self._token / OUTLIER)
+            beyond = self._mixed_s - self._alone[streams]
+            self._token = max(beyond / self._mixed_rows, self._token / OUTLIER)
         self._mixes, self._mixed_s, self._mixed_rows = 0, 0.0, 0.0
 
     def alone(self, streams: int) -> float:

@@ -535,8 +535,8 @@ def test_the_pacer_goes_on_reading_prompts_while_the_machine_is_slow() -> None:
     assert _steps(pacer, 40, alone=0.040, token=0.003)[-1] in (20, 24)
     for slowness in (3.0, 1.0, 8.0, 1.0):
         budgets = _steps(pacer, 60, alone=0.040 * slowness, token=0.003 * slowness)
-        assert min(filter(None, budgets)) >= 8, f"{slowness} times slower, for decoders and prompts alike"
-        assert max(budgets) <= 56
+        assert 12 <= min(filter(None, budgets[-20:])), f"{slowness} times slower, for decoders and prompts alike"
+        assert 4 <= min(filter(None, budgets)) <= max(budgets) <= 40
 
 
 def test_the_pacer_notices_that_prompt_tokens_are_dearer_than_it_thought() -> None:
