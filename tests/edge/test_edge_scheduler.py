@@ -535,7 +535,7 @@ def test_the_pacer_goes_on_reading_prompts_while_the_machine_is_slow() -> None:
     assert _steps(pacer, 40, alone=0.040, token=0.003)[-1] in (20, 24)
     for slowness in (3.0, 1.0, 8.0, 1.0):
         budgets = _steps(pacer, 60, alone=0.040 * slowness, token=0.003 * slowness)
-        assert 12 <= min(filter(None, budgets[-20:])), f"{slowness} times slower, for decoders and prompts alike"
+        assert min(filter(None, budgets[-20:])) >= 12, f"{slowness} times slower, for decoders and prompts alike"
         assert 4 <= min(filter(None, budgets)) <= max(budgets) <= 40
 
 
