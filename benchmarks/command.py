@@ -7,17 +7,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import typer
 from rich.markup import escape
 
-from benchmarks.row import Row, Target, failed
+from benchmarks.row import Row, Target, failed, worst
 from foreshore.cli.bench import machine
 from foreshore.cli.console import err, out, print_json
 from foreshore.errors import UsageError
 
-__all__ = ["attempt", "check_names", "names", "parser", "run_as_command", "show"]
+__all__ = ["attempt", "check_names", "names", "on_each", "parser", "run_as_command", "show"]
 
 
 def parser(about: str, quick: str) -> argparse.ArgumentParser:
@@ -58,6 +59,14 @@ def attempt(
     return found
 
 
+def on_each(
+    models: Sequence[str], keys: Sequence[str], run: Callable[[str], dict[str, Row]], targets: Mapping[str, Target]
+) -> dict[str, Row]:
+    """The rows `keys` that `run` measures on each of `models`: of each row the worst model's."""
+    found = {name: attempt(keys, partial(run, name), targets, name) for name in models}
+    return {key: worst({name: found[name][key] for name in models}, targets[key]) for key in keys}
+
+
 def show(rows: Sequence[Row], targets: Mapping[str, Target], *, as_json: bool, **beside: Any) -> None:
     """The result on stdout; `beside` and the machine's facts only in JSON."""
     if as_json:
@@ -78,7 +87,7 @@ def run_as_command(main: Callable[[], None]) -> None:
 
 def _line(row: Row, target: Target) -> str:
     if row.value is None:
-        return f"[red]error[/]  {row.key}: {escape(row.error or '')}"
+        return f"[red]error [/]  {row.key}: {escape(row.error or '')}"
     low, high = (row.value if v is None else v for v in (row.low, row.high))
-    mark = "[green]ok   [/]" if target.met(row) else "[yellow]below[/]" if target.side == ">=" else "[yellow]above[/]"
-    return f"{mark}  {row.key:32} {row.value:9.4g} {f'({low:.4g} to {high:.4g})':22} {target.side} {target.bound:g}"
+    mark = "[green]ok    [/]" if target.met(row) else "[yellow]missed[/]"
+    return f"{mark}  {row.key:32} {row.value:9.4g} {f'({low:.4g} to {high:.4g})':22} {target}"

@@ -1,30 +1,61 @@
-"""What every row on a starter begins with: its F16 file, an importance matrix, and texts that share no document."""
+"""What every row on a model begins with: its F16 file, an importance matrix, and texts that share no document."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.quantize import build
+from foreshore.quantize.assemble import assemble
 from foreshore.quantize.calibrate import collect
-from foreshore.quantize.native import plan, quantize
+from foreshore.quantize.fit_targets import FitTargets
+from foreshore.quantize.native import Plan, plan, quantize
 from foreshore.quantize.quality import Compared, compare
 from foreshore.quantize.reference import Reference
+from foreshore.quantize.search import Found, search
 from foreshore.quantize.texts import Corpus, calibration_text, evaluation_text
 from foreshore.store import Store
 
-__all__ = ["Parent"]
+__all__ = ["Mix", "Parent", "Variant"]
+
+NEAR = 0.8  # of the bytes allowed: a type with less is not measured, since those with more lose less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """What was made of a parent, and measured. The file itself is gone."""
+
+    name: str
+    bytes: int
+    compared: Compared
+
+    @property
+    def kl(self) -> float:
+        return float(self.compared.kl.sum() / self.compared.tokens.sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix(Variant):
+    found: Found
+    seconds: float  # that the search took
 
 
 @dataclass(kw_only=True)
 class Parent:
-    """Made as it is asked for, and kept in `folder` while the benchmark runs."""
+    """Made as it is asked for. `folder` keeps its F16 file and its reference; `scratch` is its own, and emptied."""
 
-    name: str
+    name: str  # a starter's, or a source that `build` takes
     folder: Path
-    documents: int | None = None
+    scratch: Path
+    documents: int | None = None  # of each text; default: all
+    _variants: dict[str, Variant] = field(default_factory=dict)
+    _plans: dict[str, Plan] = field(default_factory=dict)
+    _mixes: dict[tuple[int, float], Mix] = field(default_factory=dict)
 
     @cached_property
     def info(self) -> GgufInfo:
@@ -34,24 +65,79 @@ class Parent:
 
     @cached_property
     def calibration(self) -> Corpus:
+        """What the importance matrix and the search see."""
         return calibration_text(self.name, documents=self.documents)
 
     @cached_property
     def imatrix(self) -> Path:
-        path = self.folder / f"{self.name}-imatrix.gguf"
+        path = self.scratch / "imatrix.gguf"
         collect(self.info.path, self.calibration).save(path)
         return path
 
     @cached_property
     def reference(self) -> Reference:
-        """On text that neither calibration nor search has seen."""
+        """On text that neither the importance matrix nor the search has seen."""
         text = evaluation_text(self.name, documents=self.documents)
         return Reference.build(self.info.path, text, self.folder / "references")
 
+    def planned(self, ftype: str) -> Plan:
+        if ftype not in self._plans:
+            self._plans[ftype] = plan(self.info, ftype)
+        return self._plans[ftype]
+
     def uniform(self, ftype: str, imatrix: Path | None = None) -> Path:
         """A new file of one type."""
-        target = self.folder / f"{self.name}-{ftype}{'-imatrix' if imatrix else ''}.gguf"
-        return quantize(self.info, target, ftype, plan(self.info, ftype), imatrix=imatrix).path
+        target = self.scratch / f"{ftype}.gguf"
+        return quantize(self.info, target, ftype, self.planned(ftype), imatrix=imatrix).path
 
-    def compared(self, variant: Path) -> Compared:
-        return compare(self.reference, variant)
+    def measured(self, ftype: str) -> Variant:
+        """The uniform type with the importance matrix."""
+        if ftype not in self._variants:
+            self._variants[ftype] = self._measure(ftype, self.uniform(ftype, self.imatrix))
+        return self._variants[ftype]
+
+    def best_uniform(self, limit: int, types: Sequence[str]) -> Variant:
+        """Of `types` the one with the least KL among those of at most `limit` bytes, and not far less."""
+        sizes = {ftype: self.info.size - self._tensors + self.planned(ftype).nbytes for ftype in types}
+        near = [ftype for ftype, size in sizes.items() if NEAR * limit <= size <= 1.01 * limit]
+        return min((v for v in map(self.measured, near) if v.bytes <= limit), key=lambda v: v.kl)
+
+    def searched(self, limit: int, budget_s: float, cache: Path | None = None) -> Mix:
+        """The best mix of at most `limit` bytes. Searches with no `cache` of their own share what they measured, and
+        the same one is not made twice."""
+        if cache is None and (limit, budget_s) in self._mixes:
+            return self._mixes[limit, budget_s]
+        kept = cache or self.scratch / "search"
+        targets = FitTargets(size=limit)
+        matrix, begun = self.imatrix, time.perf_counter()
+        found = search(self.info.path, targets, corpus=self.calibration, imatrix=matrix, budget_s=budget_s, cache=kept)
+        seconds = time.perf_counter() - begun
+        mix = self._mix(f"size<={limit}", found, seconds)
+        if cache is None:
+            self._mixes[limit, budget_s] = mix
+        return mix
+
+    def mixed(self, types: dict[str, str]) -> Variant:
+        """A mix that nobody searched for."""
+        return self._measure("mix", self._assembled(types))
+
+    def folder_for_search(self) -> Path:
+        """An empty one, so that a search begins with nothing."""
+        return Path(tempfile.mkdtemp(dir=self.scratch))
+
+    def _mix(self, name: str, found: Found, seconds: float) -> Mix:
+        made = self._measure(name, self._assembled(dict(found.types)))
+        return Mix(name=name, bytes=made.bytes, compared=made.compared, found=found, seconds=seconds)
+
+    def _assembled(self, types: dict[str, str]) -> Path:
+        cache = self.scratch / "search" / "tensors"
+        return assemble(self.info, types, self.scratch / "mix.gguf", imatrix=self.imatrix, cache=cache).path
+
+    def _measure(self, name: str, path: Path) -> Variant:
+        variant = Variant(name=name, bytes=path.stat().st_size, compared=compare(self.reference, path))
+        path.unlink()
+        return variant
+
+    @property
+    def _tensors(self) -> int:
+        return sum(t.nbytes for t in self.info.tensors)

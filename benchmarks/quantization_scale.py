@@ -14,10 +14,11 @@ class Scale:
     types: tuple[str, ...]  # compared byte by byte, with an importance matrix and without
     half_billion: bool  # throughput on a model of 0.5B weights instead of a starter
     rounds: int  # of each quantizer, in turns
+    rivals: tuple[str, ...]  # uniform types that a mix is held against, where they have its size
     search_s: float  # budget of a search that shall find the best
     short_s: tuple[float, ...]  # budgets of which one shall come near to it
-    sizes: int  # that `--fit size<=X` is asked for
-    mixes: int  # whose KL is predicted and measured
+    fit_s: float  # budget of a search for one of many sizes
+    mixes: int  # sizes that are asked for, and mixes drawn at random
     trials: int  # simulated measurements
     simulated: tuple[int, ...]  # documents of each
     context: int  # tokens of a window at the large vocabulary
@@ -32,9 +33,13 @@ FULL = Scale(
     types=("q8_0", "q6_k", "q5_k_m", "q5_0", "q4_k_m", "q4_0", "iq4_xs", "q3_k_m", "iq3_s", "q2_k"),
     half_billion=True,
     rounds=3,
+    rivals=(
+        *("iq3_xxs", "q2_k", "iq3_xs", "q3_k_s", "iq3_s", "iq3_m", "q3_k_m", "q3_k_l", "iq4_xs", "iq4_nl", "q4_0"),
+        *("q4_k_s", "q4_k_m", "q4_1", "q5_0", "q5_k_s", "q5_k_m"),
+    ),
     search_s=600,
-    short_s=(20, 40, 60),
-    sizes=20,
+    short_s=(20, 40, 60, 120, 240),
+    fit_s=15,
     mixes=20,
     trials=4000,
     simulated=(40, 100, 400),
@@ -50,9 +55,10 @@ QUICK = Scale(
     types=("q8_0", "q4_k_m"),
     half_billion=False,
     rounds=2,
+    rivals=("q3_k_m", "q4_k_m", "q5_k_m"),
     search_s=4,
-    short_s=(2,),
-    sizes=2,
+    short_s=(2, 4, 8),
+    fit_s=2,
     mixes=4,
     trials=100,
     simulated=(40,),

@@ -26,32 +26,29 @@ def identical(scale: Scale, parent: Parent) -> dict[str, Row]:
     files = {}
     for ftype in scale.types:
         for imatrix in (None, parent.imatrix):
-            theirs = parent.folder / "theirs.gguf"
+            theirs = parent.scratch / "theirs.gguf"
             llama_quantize(parent.info.path, theirs, ftype, imatrix)
             ours = parent.uniform(ftype, imatrix)
             files[f"{ftype}{' with imatrix' if imatrix else ''}"] = sha256(ours) == sha256(theirs)
             ours.unlink()
     differing = [name for name, same in files.items() if not same]
     value = 1 - len(differing) / len(files)
-    details = {"model": parent.name, "files": list(files), "differing": differing}
+    details = {"files": list(files), "differing": differing}
     return {"uniform_identical": Row(key="uniform_identical", value=value, low=value, high=value, details=details)}
 
 
-def throughput(scale: Scale, parent: Parent, folder: Path) -> dict[str, Row]:
+def throughput(scale: Scale, parent: Parent) -> dict[str, Row]:
     """Bytes of the F16 file a second, in turns; ours with its dry run, checks and child processes."""
     tool()
-    source = _half_billion(folder) if scale.half_billion else parent.info.path
-    target, size = folder / "speed.gguf", source.stat().st_size / 1e6
+    source = _half_billion(parent.folder) if scale.half_billion else parent.info.path
+    target, size = parent.scratch / "speed.gguf", source.stat().st_size / 1e6
     ours: list[float] = []
     theirs: list[float] = []
-    for i in range(scale.rounds + 1):
-        mine, peers = (
-            _seconds(target, lambda: _quantize(source, target)),
-            _seconds(target, lambda: _peer(source, target)),
-        )
-        if i:  # the first round warms up
-            ours.append(size / mine)
-            theirs.append(size / peers)
+    for _ in range(scale.rounds + 1):
+        ours.append(size / _seconds(target, lambda: _quantize(source, target)))
+        theirs.append(size / _seconds(target, lambda: llama_quantize(source, target, SPEED_TYPE)))
+    del ours[0], theirs[0]  # the first round warms up
+    target.unlink()
     key = "throughput_vs_llama_quantize"
     return {key: of_pairs(key, ours, theirs, unit="MB/s of the source", type=SPEED_TYPE, source_mb=round(size, 1))}
 
@@ -59,10 +56,6 @@ def throughput(scale: Scale, parent: Parent, folder: Path) -> dict[str, Row]:
 def _quantize(source: Path, target: Path) -> None:
     info = inspect(source)
     quantize(info, target, SPEED_TYPE, plan(info, SPEED_TYPE))
-
-
-def _peer(source: Path, target: Path) -> None:
-    llama_quantize(source, target, SPEED_TYPE)
 
 
 def _seconds(target: Path, run: Callable[[], None]) -> float:

@@ -44,6 +44,10 @@ class Target:
         sure = self.high is None or (row.high is not None and row.high <= self.high)
         return within and below and sure
 
+    def __str__(self) -> str:
+        most = "" if self.most is None else f", <= {self.most:g}"
+        return f"{self.side} {self.bound:g}{most}"
+
     def to_json(self, row: Row) -> dict[str, Any]:
         """The row as a benchmark prints it."""
         numbers = {name: _rounded(getattr(row, name)) for name in ("value", "low", "high")}
@@ -70,10 +74,15 @@ def failed(key: str, error: BaseException) -> Row:
     return Row(key=key, value=None, error=f"{said} ({hint})" if hint else said)
 
 
-def worst(rows: dict[str, Row], side: Side) -> Row:
-    """Of one row measured on several models, the one furthest on the wrong side; an error is further than any."""
-    sign = -1 if side == "<=" else 1
-    model, row = min(rows.items(), key=lambda pair: -float("inf") if pair[1].value is None else sign * pair[1].value)
+def worst(rows: dict[str, Row], target: Target) -> Row:
+    """Of one row measured on several models: one that misses `target` before any that meets it, then the one furthest
+    on the wrong side; an error is further than any."""
+    sign = -1 if target.side == "<=" else 1
+
+    def place(row: Row) -> tuple[bool, float]:
+        return target.met(row), -float("inf") if row.value is None else sign * row.value
+
+    model, row = min(rows.items(), key=lambda pair: place(pair[1]))
     if len(rows) == 1:
         return Row(key=row.key, value=row.value, low=row.low, high=row.high, error=row.error,
                    details={"model": model, **row.details})  # fmt: skip

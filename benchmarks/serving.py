@@ -18,12 +18,12 @@ from typing import Any
 
 from benchmarks import models, peers, throughput
 from benchmarks.capacity import overcommit, shared_prefix
-from benchmarks.command import attempt, check_names, names, parser, run_as_command, show
+from benchmarks.command import check_names, names, on_each, parser, run_as_command, show
 from benchmarks.fairness import fairness
 from benchmarks.gaps import gaps
 from benchmarks.memory import leak, overhead
 from benchmarks.own_time import own_time
-from benchmarks.row import Row, Target, worst
+from benchmarks.row import Row, Target
 from benchmarks.scale import FULL, QUICK, Scale
 from foreshore.cli.console import exit_on_error
 
@@ -90,13 +90,11 @@ def measure(groups: Sequence[Group], scale: Scale, cache: Path | None = None) ->
     rows: dict[str, Row] = {}
     for group in groups:
         on = (group.model,) if group.model else scale.models if group.every_model else scale.models[:1]
-        found = {name: attempt(group.keys, partial(_run, group, scale, name, cache), TARGETS, name) for name in on}
-        for key in group.keys:
-            rows[key] = worst({name: found[name][key] for name in on}, TARGETS[key].side)
+        rows |= on_each(on, group.keys, partial(_run, group, scale, cache), TARGETS)
     return rows
 
 
-def _run(group: Group, scale: Scale, name: str, cache: Path | None) -> dict[str, Row]:
+def _run(group: Group, scale: Scale, cache: Path | None, name: str) -> dict[str, Row]:
     return group.run(scale, models.model(name, cache))
 
 
