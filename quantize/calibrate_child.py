@@ -1,22 +1,18 @@
 """The process that calibrates: `python -P -m foreshore.quantize.calibrate_child`, driven by `calibrate`.
 
-It reads one job (a JSON line) from stdin and ends itself when stdin closes, so it never outlives its parent. On stdout
-it writes JSON lines: {"done": tokens, "total": tokens}, or {"error": type, "message", "hint"}; the importance matrix
-goes to the job's `target`. Which matrix products count, and how, is what llama-imatrix does (tools/imatrix).
+It tells the tokens read; the importance matrix goes to the job's `target`. Which matrix products count, and how, is
+what llama-imatrix does (tools/imatrix).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-from foreshore.errors import ForeshoreError, ModelError, SetupError, UsageError
+from foreshore.errors import ModelError, SetupError, UsageError
 from foreshore.quantize.activations import Activations
-from foreshore.quantize.imatrix import Imatrix
+from foreshore.quantize.channel import Json, Tell, serve
 
 LOGITS_BYTES = 96 << 20  # of a batch, at most: every position must ask for its logits, or the last layer skips it
 MOST_TOKENS, FEWEST_TOKENS = 512, 64  # of a batch
@@ -76,7 +72,7 @@ class Reader:
         return context
 
 
-def calibrate(job: dict[str, Any], out: Channel) -> Imatrix:
+def calibrate(job: Json, tell: Tell) -> Json:
     size, activations = job["context"], Activations(output=job["output"])
     reader = Reader(Path(job["model"]), activations, context=size, threads=job["threads"])
     tokens = reader.vocab.tokenize(job["text"], special=job["special"], begin=True)
@@ -86,41 +82,13 @@ def calibrate(job: dict[str, Any], out: Channel) -> Imatrix:
             f"the text has {len(tokens)} tokens, and a chunk takes {size}",
             hint="give more text (some 100 KB), or a smaller context",
         )
-    out.send(done=0, total=chunks * size)
+    tell(0, chunks * size)
     for number in range(chunks):
         reader.read(tokens[number * size : (number + 1) * size])
-        out.send(done=(number + 1) * size, total=chunks * size)
-    return activations.imatrix(context=size, dataset=job["dataset"])
-
-
-class Channel:
-    """The events' way out; whatever else prints does not get between them."""
-
-    def __init__(self) -> None:
-        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        os.dup2(2, 1)
-
-    def send(self, **event: Any) -> None:
-        self._out.write(json.dumps(event) + "\n")
-        self._out.flush()
-
-
-def main() -> None:
-    out = Channel()
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    try:
-        calibrate(job, out).save(job["target"])
-    except ForeshoreError as error:
-        out.send(error=type(error).__name__, message=error.message, hint=error.hint)
-    sys.stderr.flush()
-    os._exit(0)  # the thread still waits on stdin; an orderly exit would wait for it
-
-
-def _die_with_parent() -> None:
-    os.read(0, 1)  # returns when the parent is gone
-    os._exit(1)
+        tell((number + 1) * size, chunks * size)
+    activations.imatrix(context=size, dataset=job["dataset"]).save(job["target"])
+    return {}
 
 
 if __name__ == "__main__":
-    main()
+    serve(calibrate)

@@ -1,89 +1,115 @@
-"""The process in which llama.cpp quantizes: `python -P -m foreshore.quantize.child`, driven by `native`.
+"""A child process that works for us, as its parent holds it; `channel` is the child's side.
 
-It reads one job (a JSON line) from stdin and ends itself when stdin closes, so it never outlives its parent.
-On stdout it writes JSON lines: {"line": text} for each line that llama.cpp logs, {"tensor": i, "of": n} when it
-begins one, and at last {"status": code}.
+What native code that aborts and libraries that leak do there costs nobody else. The child has a session of its own, so
+that Ctrl-C reaches it only through us; it is killed when the `with` block ends, and ends by itself with its parent.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import re
+import signal
+import subprocess
 import sys
-import threading
-from typing import Any, TextIO
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
 
-_BEGINS = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
+from foreshore.errors import ForeshoreError, ModelError, NotFound, SetupError, UsageError
 
+__all__ = ["Child", "OnCount", "run"]
 
-class Log:
-    """Joins the pieces that llama.cpp logs into lines."""
-
-    def __init__(self, out: TextIO) -> None:
-        self.out = out
-        self.partial = ""
-
-    def send(self, **event: Any) -> None:
-        self.out.write(json.dumps(event) + "\n")
-        self.out.flush()
-
-    def __call__(self, level: int, text: bytes, user_data: Any) -> None:
-        piece = text.decode("utf-8", errors="replace")
-        if begins := _BEGINS.match(piece):
-            self.send(tensor=int(begins[1]), of=int(begins[2]))
-        *lines, self.partial = (self.partial + piece).split("\n")
-        for line in lines:
-            if line.strip():
-                self.send(line=line)
+OnCount = Callable[[int, int], None]  # is told done, and of how many
+TAIL = 2000  # bytes of what it said last that an error repeats
+_ERRORS: dict[str, type[ForeshoreError]] = {
+    kind.__name__: kind for kind in (ModelError, NotFound, SetupError, UsageError)
+}
 
 
-def main() -> None:
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever else prints, it does not get between the events
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    log = Log(out)
-    log.send(status=_quantize(job, log))
-    os._exit(0)  # the thread still waits on stdin; an orderly exit would wait for it
+class Child:
+    """`python -P -m MODULE`. `doing` ends the sentence "the process that ..." in errors: "made 'q4_k_m'"."""
+
+    def __init__(self, module: str, *, doing: str, environment: Mapping[str, str] | None = None) -> None:
+        self._doing = doing
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )
+        except OSError as error:
+            self._said.close()
+            raise SetupError(f"no process could be started: {error}") from error
+        assert self._process.stdin
+        assert self._process.stdout
+        self._requests, self._events = self._process.stdin, self._process.stdout
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def ask(self, request: Mapping[str, Any], progress: OnCount = lambda done, total: None) -> dict[str, Any]:
+        """Its answer to `request`; both are what JSON has.
+
+        Raises the `ModelError`, `UsageError`, `NotFound`, `SetupError` or `OSError` that ended the work there, and
+        `SetupError` with what it said last where the process died.
+        """
+        with suppress(OSError):  # it died: the missing answer says so
+            self._requests.write(json.dumps(request) + "\n")
+            self._requests.flush()
+        while (line := self._events.readline()).endswith("\n"):
+            event = json.loads(line)
+            if "result" in event:
+                return dict(event["result"])
+            if "error" in event:
+                raise _ERRORS.get(event["error"], UsageError)(event["message"], hint=event["hint"])
+            if "errno" in event:
+                raise OSError(event["errno"], event["reason"])
+            progress(event["done"], event["total"])
+        raise self._crashed()
+
+    def close(self) -> None:
+        """End it, whatever it does. Twice is harmless."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._requests, self._events):
+            with suppress(OSError):  # what was not yet written is lost
+                pipe.close()
+        self._said.close()
+
+    def _crashed(self) -> SetupError:
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return SetupError(f"the process that {self._doing} was killed", hint="was there too little memory?")
+        why = f"signal {-code}" if code < 0 else f"exit code {code}"
+        hint = f"run `foreshore doctor`; it said: {self._tail() or 'nothing'}"
+        return SetupError(f"the process that {self._doing} crashed ({why})", hint=hint)
+
+    def _tail(self) -> str:
+        self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - TAIL))
+        return self._said.read().decode(errors="replace").strip()
 
 
-def _die_with_parent() -> None:
-    os.read(0, 1)  # returns when the parent is gone
-    os._exit(1)
-
-
-def _quantize(job: dict[str, Any], log: Log) -> int:
-    from llama_cpp import llama_cpp
-
-    callback = llama_cpp.llama_log_callback(log)
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-    llama_cpp.llama_backend_init()
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = job["ftype"]
-    params.nthread = job["threads"]
-    params.allow_requantize = job["requantize"]
-    params.dry_run = job["dry_run"]
-    kept = _imatrix(job["imatrix"], llama_cpp) if job["imatrix"] else None
-    if kept is not None:
-        params.imatrix = ctypes.cast(kept, type(params.imatrix))
-    source, target = os.fsencode(job["source"]), os.fsencode(job["target"])
-    return int(llama_cpp.llama_model_quantize(source, target, ctypes.byref(params)))
-
-
-def _imatrix(path: str, llama_cpp: Any) -> Any:
-    from foreshore.quantize.imatrix import read_imatrix
-
-    values = read_imatrix(path)
-    entries = (llama_cpp.llama_model_imatrix_data * (len(values) + 1))()  # the last one, all zero, ends it
-    for entry, (name, row) in zip(entries, values.items(), strict=False):
-        entry.name = name.encode()
-        entry.data = row.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        entry.size = row.size
-    entries.kept = values  # the rows live as long as the pointers to them
-    return entries
-
-
-if __name__ == "__main__":
-    main()
+def run(
+    module: str,
+    request: Mapping[str, Any],
+    *,
+    doing: str,
+    environment: Mapping[str, str] | None = None,
+    progress: OnCount = lambda done, total: None,
+) -> dict[str, Any]:
+    """The answer of a `Child` that is asked once. Raises what `Child.ask` does."""
+    with Child(module, doing=doing, environment=environment) as child:
+        return child.ask(request, progress)

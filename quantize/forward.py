@@ -4,27 +4,19 @@ them with recorded ones. The child does the arithmetic, so no logits ever leave 
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from foreshore import errors
 from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.edge.options import EngineOptions
-from foreshore.errors import ForeshoreError, ModelError, SetupError
+from foreshore.errors import ModelError
+from foreshore.quantize.child import OnCount, run
 
 __all__ = ["COMPARED", "OnRead", "read", "record_type"]
 
-OnRead = Callable[[int, int], None]  # is told how many tokens were read, and of how many
+OnRead = OnCount  # is told how many tokens were read, and of how many
 # What comes of a token that was compared: nats, whether the likeliest token is the same, and ln of the probabilities of
 # the token that came.
 COMPARED = np.dtype([("kl", "<f4"), ("log_p", "<f4"), ("parent_log_p", "<f4"), ("same", "?")])
@@ -45,19 +37,7 @@ def read(
     """
     _check(inspect(model))
     job |= {"task": task, "model": str(model), "threads": EngineOptions(threads=threads).thread_count}
-    result: dict[str, Any] | None = None
-    with tempfile.TemporaryFile() as said, _child(said) as child:
-        for event in _events(child, job):
-            if "error" in event:
-                raise _error(event)
-            if "result" in event:
-                result = event["result"]
-            else:
-                progress(event["done"], event["total"])
-        child.wait()
-        if result is None:
-            raise _crashed(model, child.returncode, _tail(said))
-    return result
+    return run("foreshore.quantize.forward_child", job, doing=f"read with {model.name!r}", progress=progress)
 
 
 def record_type(vocab: int, columns: int) -> np.dtype[Any]:
@@ -72,53 +52,3 @@ def _check(info: GgufInfo) -> None:
             f"{info.path.name!r} ({info.architecture}) has no next-token distributions to compare",
             hint="encoders are compared by the cosine of their vectors",
         )
-
-
-@contextmanager
-def _child(said: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
-    """The child, ended whatever happens. It has a session of its own: Ctrl-C reaches it only through us."""
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "foreshore.quantize.forward_child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=said,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,
-    )
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe:
-                with suppress(BrokenPipeError):
-                    pipe.close()
-
-
-def _events(child: subprocess.Popen[str], job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    assert child.stdin
-    assert child.stdout
-    with suppress(BrokenPipeError):  # it died at once: the missing result says so
-        child.stdin.write(json.dumps(job) + "\n")
-        child.stdin.flush()
-    yield from map(json.loads, child.stdout)
-
-
-def _error(event: dict[str, Any]) -> ForeshoreError:
-    kind: type[ForeshoreError] = getattr(errors, event["error"])
-    return kind(event["message"], hint=event["hint"])
-
-
-def _crashed(model: Path, code: int, said: str) -> SetupError:
-    if code == -signal.SIGKILL:
-        return SetupError(f"the process that read with {model.name!r} was killed", hint="was there too little memory?")
-    why = f"signal {-code}" if code < 0 else f"exit code {code}"
-    hint = f"run `foreshore doctor`; it said: {said or 'nothing'}"
-    return SetupError(f"the process that read with {model.name!r} crashed ({why})", hint=hint)
-
-
-def _tail(said: IO[bytes]) -> str:
-    said.seek(max(0, said.seek(0, os.SEEK_END) - 2000))
-    return said.read().decode(errors="replace").strip()

@@ -1,9 +1,5 @@
 """The process that reads texts with a model: `python -P -m foreshore.quantize.forward_child`, driven by `forward`.
 
-It reads one job (a JSON line) from stdin and ends itself when stdin closes, so it never outlives its parent. On stdout
-it writes JSON lines: {"done": tokens, "total": tokens}, and at last {"result": ...}, or {"error": type, "message",
-"hint"}.
-
 Documents are cut into windows, and short windows share a batch as sequences of their own. A batch has at most as many
 tokens as their logits fit into `LOGITS_BYTES`, which bounds the memory whatever the vocabulary.
 """
@@ -13,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshore.disk import disk_errors
-from foreshore.errors import ForeshoreError, ModelError, SetupError, UsageError
+from foreshore.errors import ModelError, SetupError, UsageError
+from foreshore.quantize.channel import Json, Tell, serve
 from foreshore.quantize.forward import COMPARED, record_type
 from foreshore.quantize.topk import TopTail, divergence, log_probability, same_top, sizes
 
@@ -150,7 +145,7 @@ def _scored(windows: Sequence[Window], skip: int) -> int:
     return sum(max(0, len(tokens) - 1 - skip) for _, tokens in windows)
 
 
-def record(job: dict[str, Any], out: Channel) -> dict[str, Any]:
+def record(job: Json, tell: Tell) -> Json:
     """Write `records.bin` and `tokens.bin` into the job's folder; returns what the reference's head needs."""
     folder = Path(job["folder"])
     model = Forward(Path(job["model"]), context=job["context"], threads=job["threads"])
@@ -169,7 +164,7 @@ def record(job: dict[str, Any], out: Channel) -> dict[str, Any]:
             rows["ids"], rows["log_p"], rows["log_tail"] = kept.ids, kept.log_p, kept.log_tail
             rows["came"] = log_probability(logits, came)
             file.write(rows.tobytes())
-            out.send(done=(done := done + len(rows)), total=total)
+            tell(done := done + len(rows), total)
         tokens = np.array([token for _, window in windows for token in window], "<i4")
         (folder / "tokens.bin").write_bytes(tokens.tobytes())
     return {
@@ -183,7 +178,7 @@ def record(job: dict[str, Any], out: Channel) -> dict[str, Any]:
     }
 
 
-def compare(job: dict[str, Any], out: Channel) -> dict[str, Any]:
+def compare(job: Json, tell: Tell) -> Json:
     """Write one `COMPARED` a scored token into the job's file `to`."""
     folder, head = Path(job["folder"]), job["head"]
     model = Forward(Path(job["model"]), context=head["context"], threads=job["threads"])
@@ -200,7 +195,7 @@ def compare(job: dict[str, Any], out: Channel) -> dict[str, Any]:
         for logits, came in model.logits(windows, head["skip"]):
             kept = np.fromfile(records, kind, len(came))
             file.write(_compared(kept, head, logits, came).tobytes())
-            out.send(done=(done := done + len(came)), total=head["tokens"])
+            tell(done := done + len(came), head["tokens"])
     return {"tokens": done}
 
 
@@ -225,33 +220,9 @@ def _read_windows(folder: Path, head: dict[str, Any]) -> list[Window]:
     return windows
 
 
-class Channel:
-    """The events' way out; whatever else prints does not get between them."""
-
-    def __init__(self) -> None:
-        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        os.dup2(2, 1)
-
-    def send(self, **event: Any) -> None:
-        self._out.write(json.dumps(event) + "\n")
-        self._out.flush()
-
-
-def main() -> None:
-    out = Channel()
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    try:
-        out.send(result={"record": record, "compare": compare}[job["task"]](job, out))
-    except ForeshoreError as error:
-        out.send(error=type(error).__name__, message=error.message, hint=error.hint)
-    os._exit(0)  # the thread still waits on stdin; an orderly exit would wait for it
-
-
-def _die_with_parent() -> None:
-    os.read(0, 1)  # returns when the parent is gone
-    os._exit(1)
+def read(job: Json, tell: Tell) -> Json:
+    return {"record": record, "compare": compare}[job["task"]](job, tell)
 
 
 if __name__ == "__main__":
-    main()
+    serve(read)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO, Any
 
 from foreshore.disk import require_space
 from foreshore.edge.gguf import TENSOR_TYPES, GgufInfo, inspect
 from foreshore.errors import ModelError, SetupError
+from foreshore.quantize.child import run
 from foreshore.quantize.ftypes import ftypes
 
 __all__ = ["Plan", "plan", "quantize"]
@@ -25,7 +20,6 @@ __all__ = ["Plan", "plan", "quantize"]
 _TENSOR = re.compile(r"\[\s*\d+/\s*\d+\]\s+(\S+)\s+- \[.*size = .*?(?:\((\w+)\))?\s*$")
 _FALLBACK = re.compile(r"warning: (\S+)\s+- ncols\s+(\d+) not divisible by\s+(\d+) .*falling back to\s+(\w+)")
 _SIZES = {name: (block, size) for name, block, size in TENSOR_TYPES.values()}
-LINES_KEPT = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,69 +95,21 @@ def _run(
         "dry_run": target is None,
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
     }
-    lines: list[str] = []
-    status: int | None = None
-    with tempfile.TemporaryFile() as errors, _child(errors) as child:
-        for event in _events(child, job):
-            if "line" in event:
-                lines.append(event["line"])
-            elif "tensor" in event:
-                progress(source.size * (event["tensor"] - 1) // event["of"])
-            else:
-                status = event["status"]
-        child.wait()
-        if status != 0:
-            raise _failure(ftype, status, child.returncode, lines, _tail(errors))
+    done = run(
+        "foreshore.quantize.native_child",
+        job,
+        doing=f"made {ftype!r} with llama.cpp",
+        progress=lambda done, total: progress(source.size * done // total),
+    )
+    lines: list[str] = done["lines"]
+    if done["status"] != 0:
+        raise _refused(ftype, lines)
     return lines
 
 
-@contextmanager
-def _child(errors: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
-    """The child, ended whatever happens. It has a session of its own: Ctrl-C reaches it only through us."""
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "foreshore.quantize.child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,
-    )
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe:
-                with _ignore_broken():
-                    pipe.close()
-
-
-@contextmanager
-def _ignore_broken() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        return
-
-
-def _events(child: subprocess.Popen[str], job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    assert child.stdin
-    assert child.stdout
-    with _ignore_broken():  # it died at once: the missing status says so
-        child.stdin.write(json.dumps(job) + "\n")
-        child.stdin.flush()
-    yield from map(json.loads, child.stdout)
-
-
-def _failure(ftype: str, status: int | None, code: int, lines: list[str], errors: str) -> ModelError | SetupError:
-    if status is None:
-        why = f"signal {-code}" if code < 0 else f"exit code {code}"
-        hint = f"run `foreshore doctor`; it said: {errors or 'nothing'}"
-        return SetupError(f"the native quantizer crashed ({why}) while it made {ftype!r}", hint=hint)
-    said = [line for line in lines if "failed to quantize" in line] or lines[-LINES_KEPT:]
-    reason = said[-1].split("failed to quantize: ")[-1] if said else errors
+def _refused(ftype: str, lines: list[str]) -> ModelError:
+    said = [line for line in lines if "failed to quantize" in line] or lines[-1:]
+    reason = said[-1].split("failed to quantize: ")[-1] if said else "it did not say why"
     again = "add --requantize to allow it; quality suffers twice" if "requantizing" in reason else None
     return ModelError(f"llama.cpp cannot quantize this model to {ftype!r}: {reason}", hint=again)
 
@@ -172,11 +118,6 @@ def _incomplete(target: Path, ftype: str, planned: Plan, error: ModelError) -> S
     require_space(target.parent, planned.nbytes - (target.stat().st_size if target.exists() else 0))
     hint = "look for limits on file sizes (ulimit -f) and quotas"
     return SetupError(f"{ftype!r} was not written completely: {error.message}", hint=hint)
-
-
-def _tail(errors: IO[bytes]) -> str:
-    errors.seek(0)
-    return errors.read()[-2000:].decode(errors="replace").strip()
 
 
 def _bytes(kind: str, shape: tuple[int, ...]) -> int:
