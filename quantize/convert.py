@@ -66,6 +66,8 @@ def _header(writer: GGUFWriter, source: HfFolder, name: str) -> None:
         writer.add_pooling_type(source.pooling)
     _sampling(writer, source.generation)
     _vocabulary(writer, source.vocab)
+    if source.family.ranks:
+        writer.add_bool("tokenizer.ggml.add_sep_token", True)  # a pair is parted by an end and a separator
     if source.chat_template:
         writer.add_chat_template(source.chat_template)
 

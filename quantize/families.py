@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from foreshore.errors import ModelError
 from foreshore.quantize.family import Family
-from foreshore.quantize.family_bert import BERT, DISTILBERT, ROBERTA
+from foreshore.quantize.family_bert import BERT, DISTILBERT, ROBERTA, ROBERTA_RANKER
 from foreshore.quantize.family_gemma import GEMMA2, GEMMA3, GEMMA3_VISION
-from foreshore.quantize.family_llama import GRANITE, LLAMA, QWEN2, QWEN3, SMOLLM3
+from foreshore.quantize.family_llama import GRANITE, GRANITE4, LLAMA, QWEN2, QWEN3, SMOLLM3
+from foreshore.quantize.family_modern_bert import MODERN_BERT
 from foreshore.quantize.family_phi import PHI3
 from foreshore.quantize.hf_config import Config
 
@@ -24,15 +25,20 @@ FAMILIES: Mapping[str, Family] = {
     "Gemma3ForConditionalGeneration": GEMMA3_VISION,
     "Phi3ForCausalLM": PHI3,
     "GraniteForCausalLM": GRANITE,
+    "GraniteMoeHybridForCausalLM": GRANITE4,
     "SmolLM3ForCausalLM": SMOLLM3,
     "BertModel": BERT,
     "BertForMaskedLM": BERT,
     "RobertaModel": ROBERTA,
     "RobertaForMaskedLM": ROBERTA,
+    "RobertaForSequenceClassification": ROBERTA_RANKER,
     "XLMRobertaModel": ROBERTA,
     "XLMRobertaForMaskedLM": ROBERTA,
+    "XLMRobertaForSequenceClassification": ROBERTA_RANKER,
     "DistilBertModel": DISTILBERT,
     "DistilBertForMaskedLM": DISTILBERT,
+    "ModernBertModel": MODERN_BERT,
+    "ModernBertForMaskedLM": MODERN_BERT,
 }
 
 

@@ -31,8 +31,8 @@ def _as_it_is(config: Config) -> dict[str, Any]:
     return dict(config)
 
 
-def _same_name(name: str) -> str | None:
-    return name
+def _same_name(name: str) -> tuple[str, ...]:
+    return (name,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +44,10 @@ class Family:
     required: Callable[[Config], dict[str, Shape]]
     optional: Callable[[Config], dict[str, Shape]] = _no_shapes
     settings: Callable[[Config], Config] = _as_it_is  # config.json in the words the other functions know
-    rename: Callable[[str], str | None] = _same_name  # a Hugging Face name in the tensor maps' words; None: left out
+    # A Hugging Face name in the tensor maps' words; none: left out; several: equal parts of its rows.
+    rename: Callable[[str], tuple[str, ...]] = _same_name
     computed: Callable[[Config], dict[str, NDArray[np.float32]]] = _no_tensors  # tensors that follow from the config
     first_row: Callable[[Config], Mapping[str, int]] = _no_rows  # of tables whose rows before it are never looked up
     permute_qk: bool = False  # llama.cpp rotates neighbouring pairs of a Llama head, Hugging Face its two halves
     norm_shift: float = 0.0  # added to the weights of all norms
+    ranks: bool = False  # a cross-encoder: its head scores a pair of texts

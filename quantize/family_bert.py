@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from gguf import MODEL_ARCH, GGUFWriter
 
@@ -10,7 +11,7 @@ from foreshore.errors import ModelError
 from foreshore.quantize.family import Family
 from foreshore.quantize.hf_config import Config, Shape, blocks, must, number
 
-__all__ = ["BERT", "DISTILBERT", "ROBERTA"]
+__all__ = ["BERT", "DISTILBERT", "ROBERTA", "ROBERTA_RANKER"]
 
 
 def _header(writer: GGUFWriter, config: Config) -> tuple[str, ...]:
@@ -49,15 +50,15 @@ def _with_bias(name: str, shape: Shape) -> dict[str, Shape]:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
-def _rename(name: str) -> str | None:
+def _rename(name: str) -> tuple[str, ...]:
     """Old BERT names a norm's weight gamma and its bias beta; a model saved with a head puts its own name before."""
     for prefix in ("bert.", "roberta.", "distilbert."):
         name = name.removeprefix(prefix)
     if name.startswith(("pooler.", "cls.", "lm_head.", "vocab_")) or name.endswith("position_ids"):
-        return None
+        return ()
     for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
         name = name.removesuffix(old) + new if name.endswith(old) else name
-    return name
+    return (name,)
 
 
 def _padding(config: Config) -> int:
@@ -78,6 +79,15 @@ def _roberta_settings(config: Config) -> Config:
 
 def _skipped_positions(config: Config) -> Mapping[str, int]:
     return {"position_embd.weight": config["positions_from"]}
+
+
+def _ranker_required(config: Config) -> dict[str, Shape]:
+    """RoBERTa's head: a dense layer, tanh, and one score."""
+    hidden = number(config, "hidden_size")
+    labels = config.get("num_labels") or len(config.get("id2label") or (0, 1))
+    if labels != 1:
+        raise ModelError(f"the model gives a text {labels} labels; supported are rankers, which give one score")
+    return _required(config) | _with_bias("cls", (hidden, hidden)) | _with_bias("cls.output", (1, hidden))
 
 
 def _distilbert_settings(config: Config) -> Config:
@@ -104,6 +114,7 @@ ROBERTA = Family(
     settings=_roberta_settings,
     first_row=_skipped_positions,
 )
+ROBERTA_RANKER = replace(ROBERTA, required=_ranker_required, ranks=True)
 DISTILBERT = Family(
     arch=MODEL_ARCH.BERT,
     header=_header,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gguf import MODEL_ARCH, GGUFWriter
 
 from foreshore.errors import ModelError
 from foreshore.quantize.family import Family
-from foreshore.quantize.family_llama import decoder_required
+from foreshore.quantize.family_llama import decoder_required, head_norms
 from foreshore.quantize.hf_config import Config, Shape, blocks, heads, must, number
 from foreshore.quantize.rotary import rope_header
 
@@ -60,10 +61,10 @@ def _vision_settings(config: Config) -> Config:
     return {**_gemma3_settings(text), "eos_token_id": config.get("eos_token_id")}
 
 
-def _text_only(name: str) -> str | None:
+def _text_only(name: str) -> tuple[str, ...]:
     if "vision_tower." in name or "multi_modal_projector." in name:
-        return None
-    return name.replace("language_model.model.", "model.").replace("language_model.", "")
+        return ()
+    return (name.replace("language_model.model.", "model.").replace("language_model.", ""),)
 
 
 def _header(writer: GGUFWriter, config: Config, arch: MODEL_ARCH) -> None:
@@ -132,9 +133,7 @@ def _gemma2_required(config: Config) -> dict[str, Shape]:
 
 
 def _gemma3_required(config: Config) -> dict[str, Shape]:
-    size = heads(config)[2]
-    norms = {f"{block}.attn_{qk}_norm.weight": (size,) for block in blocks(config) for qk in "qk"}
-    return _gemma2_required(config) | norms
+    return _gemma2_required(config) | head_norms(config)
 
 
 GEMMA2 = Family(
@@ -152,11 +151,4 @@ GEMMA3 = Family(
     rename=_text_only,
     norm_shift=1.0,
 )
-GEMMA3_VISION = Family(
-    arch=MODEL_ARCH.GEMMA3,
-    header=_vision_header,
-    required=_gemma3_required,
-    settings=_vision_settings,
-    rename=_text_only,
-    norm_shift=1.0,
-)
+GEMMA3_VISION = replace(GEMMA3, header=_vision_header, settings=_vision_settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gguf import MODEL_ARCH, GGUFWriter
 
 from foreshore.errors import ModelError
@@ -9,7 +11,17 @@ from foreshore.quantize.family import Family
 from foreshore.quantize.hf_config import Config, Shape, blocks, heads, must, number
 from foreshore.quantize.rotary import llama3_factors, rope_header, rope_size
 
-__all__ = ["GRANITE", "LLAMA", "QWEN2", "QWEN3", "SMOLLM3", "context_header", "decoder_header", "decoder_required"]
+__all__ = [
+    "GRANITE",
+    "GRANITE4",
+    "LLAMA",
+    "QWEN2",
+    "QWEN3",
+    "SMOLLM3",
+    "decoder_header",
+    "decoder_required",
+    "head_norms",
+]
 
 
 def decoder_header(writer: GGUFWriter, config: Config, ropes: tuple[str, ...] = ("linear", "yarn")) -> tuple[str, ...]:
@@ -17,7 +29,7 @@ def decoder_header(writer: GGUFWriter, config: Config, ropes: tuple[str, ...] = 
     n_heads, n_kv, size = heads(config)
     if rope_size(config) != size and "longrope" not in ropes:  # only Phi rotates a part of each head
         raise ModelError(f"config.json has a partial_rotary_factor: {rope_size(config)} of {size} values are rotated")
-    notes = context_header(writer, config)
+    notes = _context_header(writer, config)
     writer.add_embedding_length(number(config, "hidden_size"))
     writer.add_block_count(number(config, "num_hidden_layers"))
     writer.add_feed_forward_length(number(config, "intermediate_size"))
@@ -30,7 +42,7 @@ def decoder_header(writer: GGUFWriter, config: Config, ropes: tuple[str, ...] = 
     return notes
 
 
-def context_header(writer: GGUFWriter, config: Config) -> tuple[str, ...]:
+def _context_header(writer: GGUFWriter, config: Config) -> tuple[str, ...]:
     """llama.cpp attends to the whole context in these families, so a sliding window is its limit."""
     context, window = number(config, "max_position_embeddings"), config.get("sliding_window")
     if window and config.get("use_sliding_window", True) and window < context:
@@ -65,10 +77,14 @@ def _llama_header(writer: GGUFWriter, config: Config) -> tuple[str, ...]:
     return decoder_header(writer, config, ("linear", "yarn", "llama3"))
 
 
-def _qwen3_required(config: Config) -> dict[str, Shape]:
+def head_norms(config: Config) -> dict[str, Shape]:
+    """The norms of each query's and key's head."""
     size = heads(config)[2]
-    norms = {f"{block}.attn_{qk}_norm.weight": (size,) for block in blocks(config) for qk in "qk"}
-    return decoder_required(config) | norms
+    return {f"{block}.attn_{qk}_norm.weight": (size,) for block in blocks(config) for qk in "qk"}
+
+
+def _qwen3_required(config: Config) -> dict[str, Shape]:
+    return decoder_required(config) | head_norms(config)
 
 
 def _qkv_biases(config: Config) -> dict[str, Shape]:
@@ -93,6 +109,25 @@ def _granite_header(writer: GGUFWriter, config: Config) -> tuple[str, ...]:
     writer.add_residual_scale(float(config.get("residual_multiplier", 1.0)))
     writer.add_logit_scale(float(config.get("logits_scaling", 1.0)))
     return notes
+
+
+def _granite4_settings(config: Config) -> Config:
+    """Granite 4 without the layers and experts that gave the architecture its name: 350M, 1B and micro."""
+    kinds = sorted(set(config.get("layer_types") or config.get("layers_block_type") or ("mamba",)))
+    if kinds != ["attention"] or config.get("num_local_experts", 8):
+        raise ModelError(
+            f"config.json has layers of {' and '.join(kinds)} with {config.get('num_local_experts', 8)} experts",
+            hint="of Granite 4, the models of attention alone and without experts can be converted",
+        )
+    must(config, "position_embedding_type", ("rope",), None)
+    return {**config, "intermediate_size": config["shared_intermediate_size"]}
+
+
+def _granite_rename(name: str) -> tuple[str, ...]:
+    """Granite 4 names its feed-forward after the experts that it stands beside in larger models."""
+    if ".shared_mlp.input_linear." in name:  # the gate, then what it gates
+        return tuple(name.replace("shared_mlp.input_linear", f"mlp.{part}_proj") for part in ("gate", "up"))
+    return (name.replace("shared_mlp.output_linear", "mlp.down_proj"),)
 
 
 def _smollm3_settings(config: Config) -> Config:
@@ -125,9 +160,11 @@ GRANITE = Family(
     header=_granite_header,
     required=decoder_required,
     optional=_llama_biases,
+    rename=_granite_rename,
     computed=llama3_factors,
     permute_qk=True,
 )
+GRANITE4 = replace(GRANITE, settings=_granite4_settings)
 SMOLLM3 = Family(
     arch=MODEL_ARCH.SMOLLM3,
     header=_smollm3_header,

@@ -6,7 +6,7 @@ from gguf import MODEL_ARCH, GGUFWriter
 
 from foreshore.errors import ModelError
 from foreshore.quantize.family import Family
-from foreshore.quantize.family_llama import decoder_header
+from foreshore.quantize.family_llama import decoder_header, decoder_required
 from foreshore.quantize.hf_config import Config, Shape, blocks, heads, number
 from foreshore.quantize.rotary import longrope_factors, rope, rope_kind
 
@@ -36,20 +36,11 @@ def _header(writer: GGUFWriter, config: Config) -> tuple[str, ...]:
 
 
 def _required(config: Config) -> dict[str, Shape]:
-    hidden, ff = number(config, "hidden_size"), number(config, "intermediate_size")
-    n_heads, n_kv, size = heads(config)
-    shapes: dict[str, Shape] = {"token_embd.weight": (-1, hidden), "output_norm.weight": (hidden,)}
-    if not config.get("tie_word_embeddings", False):
-        shapes["output.weight"] = (-1, hidden)
+    shapes = decoder_required(config)
     for block in blocks(config):
-        shapes |= {
-            f"{block}.attn_norm.weight": (hidden,),
-            f"{block}.attn_qkv.weight": ((n_heads + 2 * n_kv) * size, hidden),
-            f"{block}.attn_output.weight": (hidden, n_heads * size),
-            f"{block}.ffn_norm.weight": (hidden,),
-            f"{block}.ffn_up.weight": (2 * ff, hidden),
-            f"{block}.ffn_down.weight": (hidden, ff),
-        }
+        for fused, parts in (("attn_qkv", ("attn_q", "attn_k", "attn_v")), ("ffn_up", ("ffn_gate", "ffn_up"))):
+            apart = [shapes.pop(f"{block}.{part}.weight") for part in parts]
+            shapes[f"{block}.{fused}.weight"] = (sum(rows for rows, _ in apart), number(config, "hidden_size"))
     return shapes
 
 

@@ -8,21 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguf import MODEL_ARCH_NAMES, GGUFWriter, PoolingType, get_tensor_name_map
+from gguf import MODEL_ARCH_NAMES, GGUFWriter, PoolingType
 
 from foreshore.errors import ModelError
 from foreshore.quantize.families import family_of
 from foreshore.quantize.family import Family
-from foreshore.quantize.hf_config import Config, number
+from foreshore.quantize.hf_config import Config
+from foreshore.quantize.naming import by_gguf_name
 from foreshore.quantize.pieces import pieces_vocab, read_pieces
 from foreshore.quantize.tokenizer import read_vocab
 from foreshore.quantize.vocab import Vocab
 from foreshore.quantize.weights import INDEX, Weight, read_weights, weight_files
 
-__all__ = ["HfFolder", "gguf_name", "open_folder", "read_family", "read_object", "used_files"]
+__all__ = ["META_FILES", "HfFolder", "open_folder", "read_family", "read_object", "used_files"]
 
 PIECES = "tokenizer.model"
-_META_FILES = (
+MODULES = "modules.json"  # the steps of a sentence encoder
+META_FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -30,17 +32,16 @@ _META_FILES = (
     PIECES,
     "added_tokens.json",
     "chat_template.jinja",
+    MODULES,
     "1_Pooling/config.json",
     INDEX,
 )
-_TYPES = ("F32", "F16", "BF16")
 _KEEP_F32 = ("token_types.weight", "position_embd.weight")  # as llama.cpp's quantizer leaves them alone
 _POOLING = {
     "pooling_mode_mean_tokens": PoolingType.MEAN,
     "pooling_mode_cls_token": PoolingType.CLS,
     "pooling_mode_lasttoken": PoolingType.LAST,
 }
-_BESIDE = ("rotary_emb.inv_freq", "attention.masked_bias")  # no part of the model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +83,17 @@ class HfFolder:
 
 def used_files(folder: Path) -> tuple[Path, ...]:
     """The files of `folder` that a conversion reads; their hashes identify the source."""
-    meta = (folder / name for name in _META_FILES)
+    meta = (folder / name for name in META_FILES)
     return (*(p for p in meta if p.is_file()), *weight_files(folder))
 
 
 def open_folder(folder: Path) -> HfFolder:
     """Read everything but the weights. Raises `ModelError` for what is missing, damaged or not supported."""
     family, config, notes = read_family(folder)
-    weights = _by_gguf_name(read_weights(folder), family, config)
+    if found := config.get("quantization_config"):
+        method = found.get("quant_method") if isinstance(found, dict) else found
+        raise ModelError(f"{str(folder)!r} is quantized already, by {method!r}", hint="fetch the original weights")
+    weights = by_gguf_name(read_weights(folder), family, config)
     generation, tokens = read_object(folder / "generation_config.json"), read_object(folder / "tokenizer_config.json")
     vocab = _vocab(folder, tokens, generation, config, weights["token_embd.weight"].shape[0])
     return HfFolder(
@@ -100,7 +104,7 @@ def open_folder(folder: Path) -> HfFolder:
         weights=weights,
         chat_template=_chat_template(folder, tokens),
         generation=generation,
-        pooling=_pooling(read_object(folder / "1_Pooling" / "config.json")),
+        pooling=PoolingType.RANK if family.ranks else _pooling(folder),
         notes=(*vocab.notes, *notes),
     )
 
@@ -121,24 +125,19 @@ def read_family(folder: Path) -> tuple[Family, Config, tuple[str, ...]]:
     return family, config, notes
 
 
-def gguf_name(name: str, family: Family, config: Config) -> str | None:
-    """What GGUF calls the tensor `name`; `None` if it has no place there."""
-    names = get_tensor_name_map(family.arch, number(config, "num_hidden_layers"))
-    found: str | None = names.get_name(name, try_suffixes=(".weight", ".bias"))
-    return found
-
-
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, empty if there is no such file. Raises `ModelError` for what is none."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{str(path)!r} is not JSON: {error}") from error
+    value = _json(path) if path.is_file() else {}
     if not isinstance(value, dict):
         raise ModelError(f"{str(path)!r} holds no JSON object")
     return value
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{str(path)!r} is not JSON: {error}") from error
 
 
 def _vocab(folder: Path, tokens: dict[str, Any], generation: dict[str, Any], config: Config, rows: int) -> Vocab:
@@ -154,43 +153,6 @@ def _vocab(folder: Path, tokens: dict[str, Any], generation: dict[str, Any], con
     )
 
 
-def _by_gguf_name(weights: dict[str, Weight], family: Family, config: Config) -> dict[str, Weight]:
-    required, optional = family.required(config), family.optional(config)
-    skipped = family.first_row(config)
-    found: dict[str, Weight] = {}
-    for name, weight in sorted(weights.items()):
-        plain = family.rename(name)
-        if plain is None or any(part in name for part in _BESIDE):
-            continue
-        target = gguf_name(plain, family, config)
-        if target == "output.weight" and target not in required:
-            continue  # tied: it is the embedding once more
-        shape = (required | optional).get(target or "")
-        if target is None or shape is None:
-            raise ModelError(f"tensor {name!r} has no place in this architecture", hint="is config.json of this model?")
-        if weight.dtype not in _TYPES or not _fits(weight.shape, shape):
-            raise ModelError(f"tensor {name!r} is {weight.dtype} {weight.shape}, config.json makes it {shape}")
-        if target in found:
-            raise ModelError(f"tensors {found[target].name!r} and {name!r} are the same part of the model")
-        found[target] = weight.from_row(skipped.get(target, 0))
-    missing = [name for name in required if name not in found]
-    if missing:
-        raise ModelError(
-            f"the weights lack {len(missing)} tensors, among them {missing[0]!r}", hint=_missing_hint(missing)
-        )
-    return found
-
-
-def _missing_hint(missing: list[str]) -> str:
-    if missing == ["output.weight"]:
-        return "if the model shares it with the embedding, config.json must say tie_word_embeddings: true"
-    return "fetch the model again"
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(shape) == len(wanted) and all(w in (-1, n) for n, w in zip(shape, wanted, strict=True))
-
-
 def _ids(value: Any) -> list[int]:
     values = value if isinstance(value, list) else [value]
     return [i for i in values if type(i) is int]
@@ -200,16 +162,31 @@ def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
     """The file beside the tokenizer wins over the entry in its config; of several the one named default."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{str(file)!r} cannot be read: {error}") from error
     value = config.get("chat_template")
     if isinstance(value, list):
         value = next((t.get("template") for t in value if t.get("name") == "default"), None)
     return value if isinstance(value, str) else None
 
 
-def _pooling(config: dict[str, Any]) -> PoolingType | None:
+def _pooling(folder: Path) -> PoolingType | None:
+    _check_modules(folder / MODULES)
+    config = read_object(folder / "1_Pooling" / "config.json")
     chosen = [pooling for key, pooling in _POOLING.items() if config.get(key)]
     if config and len(chosen) != 1:
         on = [k for k, v in config.items() if k.startswith("pooling_mode") and v]
         raise ModelError(f"1_Pooling/config.json pools by {on}; supported is one of {list(_POOLING)}")
     return chosen[0] if chosen else None
+
+
+def _check_modules(path: Path) -> None:
+    """A sentence encoder's steps after its model: llama.cpp pools and scales to unit length, and nothing else."""
+    steps = _json(path) if path.is_file() else []
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise ModelError(f"{str(path)!r} holds no list of steps")
+    kinds = [str(step.get("type")) for step in steps]
+    if others := [kind for kind in kinds if kind.rpartition(".")[2] not in ("Transformer", "Pooling", "Normalize")]:
+        raise ModelError(f"{path.name} has the step {others[0]!r}, which llama.cpp could not follow")

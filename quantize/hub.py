@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
@@ -20,21 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from foreshore.errors import ModelError, NotFound, SetupError, Unauthorized, UsageError
+from foreshore.quantize.hf_folder import META_FILES
 from foreshore.quantize.progress import OnProgress, Progress
+from foreshore.quantize.weights import INDEX, WHOLE
 
 __all__ = ["PREFIX", "Fetched", "HubRef", "fetch"]
 
 PREFIX = "hf:"
-WANTED = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "1_Pooling/config.json",
-    "model.safetensors.index.json",
-    "*.safetensors",
-)
 _REF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[^@]+\.gguf))?(?:@(?P<revision>[^@\s]+))?")
 
 
@@ -81,9 +72,8 @@ def _choose(ref: HubRef, names: list[str]) -> list[str]:
         if ref.file not in names:
             raise NotFound(f"{ref.repo!r} has no file {ref.file!r}", hint=_list_ggufs(ref, ggufs))
         return [ref.file]
-    wanted = [n for n in names if any(fnmatch(n, pattern) and n.count("/") == pattern.count("/") for pattern in WANTED)]
-    if any(n.endswith(".safetensors") for n in wanted) and "config.json" in wanted:
-        return wanted
+    if "config.json" in names and (weights := _weights(names)):
+        return [*(n for n in names if n in META_FILES), *weights]
     if ggufs:
         raise ModelError(f"{ref.repo!r} has no safetensors, but GGUF files", hint=_list_ggufs(ref, ggufs))
     if any(n.endswith((".bin", ".pt", ".pth", ".ckpt")) for n in names):
@@ -92,6 +82,14 @@ def _choose(ref: HubRef, names: list[str]) -> list[str]:
             hint="look for a revision with safetensors (often @refs/pr/N), or another repository",
         )
     raise ModelError(f"{ref.repo!r} holds no model: it has no config.json with *.safetensors")
+
+
+def _weights(names: list[str]) -> list[str]:
+    """One file, or its shards; not what some keep beside them: an adapter, the same weights in another layout."""
+    found = [n for n in names if n.endswith(".safetensors") and "/" not in n]
+    if WHOLE in found and INDEX not in names:
+        return [WHOLE]
+    return [n for n in found if not n.startswith(("consolidated", "adapter_"))]
 
 
 def _list_ggufs(ref: HubRef, names: list[str]) -> str:

@@ -49,6 +49,7 @@ def rope_header(writer: GGUFWriter, config: Config, kinds: tuple[str, ...] = ("l
     elif kind == "yarn":
         must(params, "attention_factor", (None,), None)
         must(params, "mscale", (None,), None)
+        must(params, "truncate", (True, None), True)
         writer.add_rope_scaling_type(RopeScalingType.YARN)
         writer.add_rope_scaling_factor(float(params["factor"]))
         writer.add_rope_scaling_orig_ctx_len(_original_context(config))

@@ -20,6 +20,7 @@ __all__ = [
     "special_ids",
     "steps_of",
     "stripping",
+    "template",
     "token_types",
     "unsupported",
     "with_end",
@@ -105,10 +106,11 @@ def special_ids(tokenizer: Json, config: Json, words: list[str], eos_ids: list[i
         text = entry.get("content") if isinstance(entry, dict) else entry
         if isinstance(text, str) and text in ids:
             found[kind] = ids[text]
-    for kind, text in zip(("bos", "eos"), _template(tokenizer), strict=True):
-        if kind not in found and text in ids:
-            found[kind] = ids[text]
-    others = [i for i in dict.fromkeys(eos_ids) if 0 <= i < len(words) and i != found.get("eos")]
+    said = [found["eos"]] if "eos" in found else []
+    for kind, text in zip(("bos", "eos"), template(tokenizer), strict=True):
+        if text in ids:
+            found[kind] = ids[text]  # what encoding does, whatever tokenizer_config.json calls it
+    others = [i for i in dict.fromkeys([*said, *eos_ids]) if 0 <= i < len(words) and i != found.get("eos")]
     for kind in ("eos", "eot", "eom"):  # llama.cpp knows three ends
         if kind not in found and others:
             found[kind] = others.pop(0)
@@ -124,22 +126,31 @@ def with_end(special: dict[str, int]) -> dict[str, int]:
     return special
 
 
-def _template(tokenizer: Json) -> tuple[str, str]:
+def template(tokenizer: Json) -> tuple[str, str]:
     """The special tokens that encoding puts before and after a text, empty if none."""
     first = last = ""
     for step in steps_of(tokenizer.get("post_processor"), "processors"):
-        if step.get("type") == "RobertaProcessing":
+        if step.get("type") in ("RobertaProcessing", "BertProcessing"):
             first, last = step["cls"][0], step["sep"][0]
-        single = list(step.get("single") or []) if step.get("type") == "TemplateProcessing" else []
-        if len(single) > 1:
-            first = (single[0].get("SpecialToken") or {}).get("id", "")
-            last = (single[-1].get("SpecialToken") or {}).get("id", "")
+        elif step.get("type") == "TemplateProcessing":
+            first, last = _around(step["single"])
     return first, last
+
+
+def _around(single: list[Json]) -> tuple[str, str]:
+    names = [str((piece.get("SpecialToken") or {}).get("id", "")) for piece in single]  # the text itself has none
+    at = names.index("")
+    before, after = names[:at], names[at + 1 :]
+    if len(before) > 1 or len(after) > 1:
+        raise unsupported(
+            f"its tokenizer puts {before} before and {after} after a text", "one token is supported on either side"
+        )
+    return "".join(before), "".join(after)
 
 
 def added_around(tokenizer: Json, config: Json) -> dict[str, bool]:
     """Whether encoding puts bos before and eos after the text: tokenizer_config.json's word, else the template's."""
-    around = dict(zip(("bos", "eos"), map(bool, _template(tokenizer)), strict=True))
+    around = dict(zip(("bos", "eos"), map(bool, template(tokenizer)), strict=True))
     said = {kind: config.get(f"add_{kind}_token") for kind in around}
     return {f"add_{k}_token": v if isinstance(v := said[k], bool) else around[k] for k in around}
 

@@ -55,21 +55,30 @@ _PRE: dict[tuple[tuple[str, ...], bool], str] = {
 }
 
 
+# What llama.cpp writes instead of the expression takes every letter outside ASCII for both cases, and marks for none.
+_CASELESS = ("tekken", "gpt-4o")
+_CASELESS_NOTE = (
+    "letters with marks (as in Hindi and Thai), and capitals inside words outside ASCII, are cut into other tokens:"
+    " llama.cpp has a simpler rule than the tokenizer"
+)
+
+
 def byte_level(tokenizer: Json, config: Json, words: list[str], eos_ids: list[int]) -> Vocab:
     model = tokenizer["model"]
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise unsupported(f"its BPE model sets {key}", "plain byte-level BPE is supported")
     special = with_end(special_ids(tokenizer, config, words, eos_ids))
+    pre = _pre_tokenizer(tokenizer, bool(model.get("ignore_merges")))
     return Vocab(
         model="gpt2",
-        pre=_pre_tokenizer(tokenizer, bool(model.get("ignore_merges"))),
+        pre=pre,
         tokens=words,
         types=token_types(tokenizer, words),
         merges=[" ".join(pair) for pair in merges_of(model)],
         special=special,
         flags=added_around(tokenizer, config),
-        notes=(*_normal_form(tokenizer), *stripping(tokenizer)),
+        notes=(*_normal_form(tokenizer), *stripping(tokenizer), *((_CASELESS_NOTE,) if pre in _CASELESS else ())),
     )
 
 

@@ -7,7 +7,17 @@ import binascii
 
 from gguf import TokenType
 
-from foreshore.quantize.vocab import Json, Vocab, special_ids, steps_of, stripping, token_types, unsupported, with_end
+from foreshore.quantize.vocab import (
+    Json,
+    Vocab,
+    added_around,
+    special_ids,
+    steps_of,
+    stripping,
+    token_types,
+    unsupported,
+    with_end,
+)
 
 __all__ = ["unigram"]
 
@@ -29,8 +39,7 @@ def unigram(tokenizer: Json, config: Json, words: list[str]) -> Vocab:
         scores=[*scores, *[0.0] * (len(words) - len(scores))],
         special=special,
         flags={
-            "add_bos_token": "bos" in special,
-            "add_eos_token": True,
+            **added_around(tokenizer, config),
             "add_space_prefix": True,
             "remove_extra_whitespaces": True,
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gguf import TokenType
 
 from foreshore.errors import ModelError
-from foreshore.quantize.vocab import SPACE, Json, Vocab, special_ids, token_types, unsupported
+from foreshore.quantize.vocab import SPACE, Json, Vocab, special_ids, template, token_types, unsupported
 
 __all__ = ["word_piece"]
 
@@ -22,6 +22,8 @@ def word_piece(tokenizer: Json, config: Json, words: list[str]) -> Vocab:
     special = special_ids(tokenizer, config, words, [])
     if "cls" not in special or "sep" not in special:
         raise ModelError("tokenizer_config.json names no cls_token and sep_token, as BERT's does")
+    if template(tokenizer) != (words[special["cls"]], words[special["sep"]]):
+        raise unsupported(f"its tokenizer puts {template(tokenizer)} around a text", "BERT's is supported: CLS and SEP")
     special["bos"] = special.pop("cls")  # llama.cpp opens with bos and closes with sep
     return Vocab(
         model="bert",

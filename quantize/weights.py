@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -13,13 +14,13 @@ from numpy.typing import NDArray
 
 from foreshore.errors import ModelError
 
-__all__ = ["Weight", "read_file", "read_weights", "unbounded", "weight_files"]
+__all__ = ["FLOATS", "INDEX", "WHOLE", "Weight", "read_file", "read_weights", "unbounded", "weight_files"]
 
 MAX_HEADER = 100 << 20  # bytes, safetensors' own limit
-INDEX = "model.safetensors.index.json"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # BF16 is read as its bit pattern: numpy has no such type.
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+FLOATS: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 _NOT_WEIGHTS = {"I64", "I32", "I16", "I8", "U8", "BOOL", "F64", "U16", "U32", "U64"}  # buffers such as position ids
 
 
@@ -35,20 +36,27 @@ class Weight:
 
     @property
     def nbytes(self) -> int:
-        return prod(self.shape) * _DTYPES[self.dtype].itemsize
+        return prod(self.shape) * FLOATS[self.dtype].itemsize
 
     def raw(self) -> NDArray[Any]:
         """The values, mapped, not read; BF16 as uint16."""
         if not self.nbytes:
             raise ModelError(f"tensor {self.name!r} in {str(self.path)!r} is empty")
-        return np.memmap(self.path, dtype=_DTYPES[self.dtype], mode="r", offset=self.offset, shape=self.shape)
+        return np.memmap(self.path, dtype=FLOATS[self.dtype], mode="r", offset=self.offset, shape=self.shape)
 
-    def from_row(self, row: int) -> Weight:
-        """The table without the rows before `row`."""
-        if not row:
-            return self
-        skipped = row * prod(self.shape[1:]) * _DTYPES[self.dtype].itemsize
-        return replace(self, shape=(self.shape[0] - row, *self.shape[1:]), offset=self.offset + skipped)
+    def rows(self, start: int, stop: int) -> Weight:
+        """Its rows from `start` to before `stop`."""
+        skipped = start * prod(self.shape[1:]) * FLOATS[self.dtype].itemsize
+        return replace(self, shape=(stop - start, *self.shape[1:]), offset=self.offset + skipped)
+
+    def parts(self, count: int) -> tuple[Weight, ...]:
+        """Equal parts of its rows. Raises `ModelError` if they cannot be equal."""
+        if count == 1:
+            return (self,)
+        size, rest = divmod(self.shape[0] if self.shape else 0, count)
+        if rest or not size:
+            raise ModelError(f"tensor {self.name!r} of shape {self.shape} does not divide into {count} parts")
+        return tuple(self.rows(i * size, (i + 1) * size) for i in range(count))
 
     def float32(self) -> NDArray[np.float32]:
         raw = self.raw()
@@ -66,10 +74,16 @@ def unbounded(values: NDArray[Any]) -> bool:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The folder's safetensors files. Raises `ModelError` if there are none, naming pickles that are there instead."""
-    index = folder / INDEX
-    files = _from_index(index) if index.is_file() else sorted(folder.glob("*.safetensors"))
-    if files:
+    """The folder's safetensors files: those that the index lists, or model.safetensors, or all there are.
+
+    Raises `ModelError` if there are none, naming pickles that are there instead.
+    """
+    index, whole = folder / INDEX, folder / WHOLE
+    if index.is_file():
+        return _from_index(index)
+    if whole.is_file():
+        return (whole,)  # beside it some keep the same weights in another layout
+    if files := sorted(folder.glob("*.safetensors")):
         return tuple(files)
     pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
     if pickles:
@@ -91,12 +105,14 @@ def read_weights(folder: Path) -> dict[str, Weight]:
     return weights
 
 
-def _from_index(index: Path) -> list[Path]:
+def _from_index(index: Path) -> tuple[Path, ...]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [index.parent / Path(name).name for name in names]
+        files = tuple(index.parent / Path(name).name for name in names)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{str(index)!r} is damaged: {error}") from error
+    if not files:
+        raise ModelError(f"{str(index)!r} lists no files", hint="fetch the model again")
     missing = [f.name for f in files if not f.is_file()]
     if missing:
         raise ModelError(f"{str(index.parent)!r} lacks {', '.join(map(repr, missing))}", hint="fetch the model again")
@@ -125,11 +141,11 @@ def _weight(path: Path, name: str, entry: dict[str, Any], start: int, size: int)
         raise ValueError(f"tensor {name!r} has the shape {shape} at {begin}..{end}")
     if not begin <= end <= size - start:
         raise _damaged(path, f"tensor {name!r} ends at byte {start + end}, the file at {size} (truncated?)")
-    if dtype not in _DTYPES and dtype not in _NOT_WEIGHTS:
+    if dtype not in FLOATS and dtype not in _NOT_WEIGHTS:
         hint = "fetch the model in bf16, f16 or f32"
         raise ModelError(f"tensor {name!r} in {path.name!r} has the unsupported type {dtype!r}", hint=hint)
     weight = Weight(name=name, dtype=dtype, shape=shape, path=path, offset=start + begin)
-    if dtype in _DTYPES and weight.nbytes != end - begin:
+    if dtype in FLOATS and weight.nbytes != end - begin:
         raise ValueError(f"tensor {name!r} of shape {shape} has {end - begin} bytes")
     return weight
 

@@ -16,17 +16,8 @@ from foreshore.edge.gguf import inspect
 from foreshore.errors import ModelError
 from foreshore.quantize.convert import convert, open_folder
 from tests.quantize.llama_check import logits
-from tests.quantize.tiny_models import (
-    HOSTILE,
-    LINEAR_ROPE,
-    LLAMA3_ROPE,
-    YARN_ROPE,
-    bert,
-    byte_level,
-    decoder,
-    save_tokenizer,
-    sentence_piece,
-)
+from tests.quantize.tiny_models import LINEAR_ROPE, LLAMA3_ROPE, YARN_ROPE, bert, decoder, edited
+from tests.quantize.tiny_tokenizers import HOSTILE, WORDS, byte_level
 from tests.quantize.transformers_check import IDS, check_embeddings, check_tokens, converted, fast, reference
 
 
@@ -74,7 +65,7 @@ def test_bert_embeddings_equal_those_of_transformers(lowercase: bool, tmp_path: 
     folder = bert(tmp_path / "hf", lowercase=lowercase)
     info = converted(folder, tmp_path)
     check_embeddings(folder, info.path, ["Hello, quick brown World!", "naïve café 12"])
-    check_tokens(info.path, fast(folder), word_texts())
+    check_tokens(info.path, fast(folder), WORDS)
 
 
 def test_real_minilm_embeds_and_tokenizes_as_in_transformers(tmp_path: Path) -> None:
@@ -86,25 +77,19 @@ def test_real_minilm_embeds_and_tokenizes_as_in_transformers(tmp_path: Path) -> 
     texts = ["A man is eating food.", "Der Mann isst etwas, naïve café!", "def f(x): return x**2 # 3.14"]
     check_embeddings(folder, info.path, texts)
     expected = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    check_tokens(info.path, expected, word_texts())
-
-
-def word_texts() -> list[str]:
-    """Without words of over 100 letters, which BERT gives up on, and Hangul, which llama.cpp does not decompose."""
-    return [t.replace("안녕하세요", "") for t in HOSTILE if len(max(t.split() or [""], key=len)) <= 100]
+    check_tokens(info.path, expected, WORDS)
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "llama-bpe"])
 def test_byte_level_tokens_equal_those_of_tokenizers(pre: str, tmp_path: Path) -> None:
-    folder = decoder(tmp_path / "hf", "Llama", pre=pre)
+    folder = decoder(tmp_path / "hf", "Llama", tokens=pre)
     info = converted(folder, tmp_path)
     assert info.get("tokenizer.ggml.pre") == pre
     check_tokens(info.path, fast(folder), HOSTILE)
 
 
 def test_byte_fallback_tokens_equal_those_of_tokenizers(tmp_path: Path) -> None:
-    folder = decoder(tmp_path / "hf", "Llama")
-    save_tokenizer(sentence_piece(), folder, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    folder = decoder(tmp_path / "hf", "Llama", tokens="llama")
     info = converted(folder, tmp_path)
     texts = [t for t in HOSTILE if "<" not in t] + ["<s>a b</s>  c"]
     check_tokens(info.path, fast(folder), texts)
@@ -136,15 +121,12 @@ def test_a_sliding_window_limits_the_context(tmp_path: Path) -> None:
     assert any("sliding window" in note for note in source.notes)
 
 
-def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 @pytest.mark.parametrize(
     ("file", "changes", "said"),
     [
         ("config.json", {"architectures": ["FalconForCausalLM"]}, "FalconForCausalLM"),
         ("config.json", {"architectures": None}, "unknown"),
+        ("config.json", {"quantization_config": {"quant_method": "gptq"}}, "quantized already, by 'gptq'"),
         ("config.json", {"hidden_act": "gelu"}, "hidden_act"),
         ("config.json", {"hidden_size": "big"}, "hidden_size"),
         ("config.json", {"intermediate_size": 128}, "config.json makes it"),
@@ -167,7 +149,7 @@ def edit(path: Path, **changes: Any) -> None:
 )
 def test_what_cannot_be_converted_is_refused(file: str, changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     folder = decoder(tmp_path / "hf", "Qwen2")
-    edit(folder / file, **changes)
+    edited(folder, changes, file)
     with pytest.raises(ModelError, match=said):
         open_folder(folder)
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from foreshore.errors import ModelError
 from foreshore.quantize.convert import convert, open_folder
-from foreshore.quantize.weights import unbounded
+from foreshore.quantize.weights import unbounded, weight_files
 from tests.quantize.llama_check import logits
-from tests.quantize.tiny_models import decoder
-from tests.quantize.transformers_check import IDS, converted, reference
+from tests.quantize.tiny_models import bert, decoder
+from tests.quantize.transformers_check import IDS, check_tokens, converted, fast, reference
 
 WIDTH = {"F32": 4, "F16": 2, "BF16": 2}  # bytes
 NAN = {"F32": 0x7FC00000, "F16": 0x7E00, "BF16": 0x7FC0}
@@ -134,3 +134,73 @@ def test_an_unknown_tokenizer_is_named(kind: str | None, tmp_path: Path) -> None
     path.write_text(json.dumps({**value, "model": {"type": kind, "vocab": {}}}))
     with pytest.raises(ModelError, match=f"a {kind or 'unknown'} model"):
         open_folder(folder)
+
+
+def test_an_index_of_nothing_is_named(tmp_path: Path) -> None:
+    folder = decoder(tmp_path / "hf", "Llama")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(ModelError, match="lists no files"):
+        open_folder(folder)
+
+
+def test_the_same_weights_in_another_layout_are_left_alone(tmp_path: Path) -> None:
+    folder = decoder(tmp_path / "hf", "Llama")
+    (folder / "consolidated.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    assert [p.name for p in weight_files(folder)] == ["model.safetensors"]
+    assert open_folder(folder).weights
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('[{"type": "sentence_transformers.models.Pooling"}, {"type": "sentence_transformers.models.Dense"}]', "Dense"),
+        ('{"type": "x"}', "no list of steps"),
+        ("[1]", "no list of steps"),
+        ("[", "not JSON"),
+    ],
+)
+def test_a_step_after_the_encoder_that_would_be_lost_is_named(content: str, said: str, tmp_path: Path) -> None:
+    folder = bert(tmp_path / "hf")
+    (folder / "modules.json").write_text(content)
+    with pytest.raises(ModelError, match=said):
+        open_folder(folder)
+
+
+def test_a_chat_template_that_is_no_text_is_named(tmp_path: Path) -> None:
+    folder = decoder(tmp_path / "hf", "Llama")
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelError, match=r"chat_template\.jinja"):
+        open_folder(folder)
+
+
+def added_ids(folder: Path) -> dict[str, int]:
+    return {t["content"]: t["id"] for t in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]}
+
+
+def framed(folder: Path, *names: str) -> Path:
+    """Have encoding put `names` around a text; TEXT stands for it."""
+    path = folder / "tokenizer.json"
+    value = json.loads(path.read_text())
+    ids = added_ids(folder)
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    single = [text if name == "TEXT" else {"SpecialToken": {"id": name, "type_id": 0}} for name in names]
+    tokens = {name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in names if name != "TEXT"}
+    value["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": tokens}
+    path.write_text(json.dumps(value))
+    return folder
+
+
+def test_two_tokens_before_a_text_are_refused(tmp_path: Path) -> None:
+    folder = framed(decoder(tmp_path / "hf", "Qwen3", head_dim=32), "<|im_start|>", "<|endoftext|>", "TEXT")
+    with pytest.raises(ModelError, match="before"):
+        open_folder(folder)
+
+
+def test_the_token_behind_a_text_is_the_end_and_the_other_ends_an_answer_too(tmp_path: Path) -> None:
+    """As in Qwen3's embedding models, whose texts end with another token than their answers."""
+    folder = framed(decoder(tmp_path / "hf", "Qwen3", head_dim=32), "TEXT", "<|endoftext|>")
+    info = converted(folder, tmp_path)
+    check_tokens(info.path, fast(folder), ["Hello, world!", "<|im_start|>a<|im_end|>"])
+    ids = added_ids(folder)
+    assert info.get("tokenizer.ggml.eos_token_id") == ids["<|endoftext|>"]
+    assert info.get("tokenizer.ggml.eot_token_id") == ids["<|im_end|>"]

@@ -12,7 +12,7 @@ import pytest
 from foreshore.errors import ModelError
 from foreshore.quantize.convert import convert, open_folder
 from tests.quantize.llama_check import logits
-from tests.quantize.tiny_models import LLAMA3_ROPE, decoder
+from tests.quantize.tiny_models import LLAMA3_ROPE, decoder, edited
 from tests.quantize.transformers_check import IDS, converted, reference
 
 LOCAL: dict[str, Any] = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32}
@@ -124,12 +124,6 @@ def test_what_llama_cpp_could_not_follow_is_refused(
     folder = edited(decoder(tmp_path / "hf", family, **options), changes)
     with pytest.raises(ModelError, match=said):
         open_folder(folder)
-
-
-def edited(folder: Path, changes: dict[str, Any]) -> Path:
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    return folder
 
 
 def rename_weights(path: Path, prefix: str, new: str, add: str) -> None:

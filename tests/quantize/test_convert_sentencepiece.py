@@ -9,16 +9,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken
 
 from foreshore.errors import ModelError
 from foreshore.quantize.convert import open_folder
 from foreshore.quantize.pieces import read_pieces
 from tests.quantize.llama_check import opened, tokens
-from tests.quantize.tiny_models import HOSTILE, decoder, gemma_pieces, pieces, save_tokenizer, sentence_piece
+from tests.quantize.tiny_models import decoder
+from tests.quantize.tiny_tokenizers import HOSTILE, gemma_pieces, pieces
 from tests.quantize.transformers_check import check_tokens, converted, fast
 
 SPACES = [
@@ -27,21 +26,15 @@ SPACES = [
     " " * 20,
     "\n" * 7 + "x",
     "\n \n  \n",
-    "▁▁ literal ▁",
+    "a▁literal▁sign",
     "<table> </table>",
     "",
 ]
 TURNS = ["<bos><start_of_turn>user\nhi<end_of_turn>\n<start_of_turn>model\n", "<start_of_turn>", "<eos>a"]
-GEMMA_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
 def gemma(folder: Path) -> Path:
-    """A folder with Gemma's kind of tokenizer, made by transformers' own converter from a SentencePiece model."""
-    decoder(folder, "Llama")
-    file = gemma_pieces(folder / "tokenizer.model")
-    tokenizer = transformers.GemmaTokenizerFast(vocab_file=str(file), **GEMMA_NAMES, add_bos_token=True)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return decoder(folder, "Llama", tokens="gemma")
 
 
 def test_gemma_tokens_equal_those_of_transformers(tmp_path: Path) -> None:
@@ -66,29 +59,9 @@ def test_runs_of_spaces_come_back_as_spaces(from_pieces: bool, tmp_path: Path) -
         assert llama.detokenize(tokens(llama, text)).decode() == text
 
 
-def phi3(folder: Path) -> Path:
-    """Llama's tokenizer with tokens that swallow the white space behind them, as all Phi-3 have it."""
-    decoder(folder, "Llama")
-    tokenizer = sentence_piece()
-    tokenizer.add_special_tokens(
-        [
-            AddedToken("</s>", rstrip=True, normalized=False),
-            AddedToken("<|endoftext|>", normalized=False),
-            AddedToken("<|user|>", rstrip=True, normalized=False),
-            AddedToken("<|end|>", rstrip=True, normalized=False),
-        ]
-    )
-    value = json.loads(tokenizer.to_str())
-    for token in value["added_tokens"]:
-        token["rstrip"] = token["content"] not in ("<unk>", "<s>", "<|endoftext|>")
-    save_tokenizer(tokenizer, folder, bos_token="<s>", eos_token="<|endoftext|>", unk_token="<unk>")
-    (folder / "tokenizer.json").write_text(json.dumps(value))
-    return folder
-
-
 @pytest.mark.parametrize("name", ["anything", "my-phi-3-mini"])
 def test_phi3_tokens_swallow_white_space_whatever_the_model_is_called(name: str, tmp_path: Path) -> None:
-    folder = phi3(tmp_path / "hf")
+    folder = decoder(tmp_path / "hf", "Llama", tokens="phi3")
     assert not any("spaces beside" in note for note in open_folder(folder).notes)
     texts = ["<|user|>\nhi there<|end|>\n<|user|>  \n x", "<s> a</s>  b", "a <|endoftext|> b", "plain  text"]
     check_tokens(converted(folder, tmp_path, name).path, fast(folder), texts)

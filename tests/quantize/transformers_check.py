@@ -51,3 +51,12 @@ def check_embeddings(folder: Path, path: Path, texts: list[str]) -> None:
         ours, expected = embedding(path, text), hidden.mean(dim=0).numpy()
         cosine = ours @ expected / np.linalg.norm(ours) / np.linalg.norm(expected)
         assert cosine > 0.9995, text
+
+
+def scores(folder: Path, query: str, documents: tuple[str, ...]) -> list[float]:
+    """What a cross-encoder makes of each pair."""
+    tokenizer = fast(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        pairs = (tokenizer(query, document)["input_ids"] for document in documents)
+        return [float(model(torch.tensor([ids])).logits[0, 0]) for ids in pairs]
