@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 import mmap
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from foreshore.errors import ModelError, NotFound
+from foreshore.protobuf import fields, message, text, varints
 
 __all__ = ["OnnxFile", "inspect"]
 
 MAX_DEPTH = 16  # of graphs within nodes
-_VARINT, _I64, _BYTES, _I32 = 0, 1, 2, 5
 # TensorProto.DataType of weights: name, bits
 _WEIGHTS = {
     1: ("fp32", 32), 2: ("uint8", 8), 3: ("int8", 8), 10: ("fp16", 16), 11: ("fp64", 64), 16: ("bf16", 16),
@@ -89,14 +88,14 @@ def _weights(found: _Found) -> str:
 
 def _model(data: memoryview, found: _Found) -> None:
     graphs = 0
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 7:
-            _graph(_message(value), found, 0)
+            _graph(message(value), found, 0)
             graphs += 1
         elif number == 25:  # functions
-            for inner, node in _fields(_message(value)):
+            for inner, node in fields(message(value)):
                 if inner == 7:
-                    _node(_message(node), found, 1)
+                    _node(message(node), found, 1)
     if not graphs:
         raise ValueError("it has no graph")
 
@@ -104,27 +103,27 @@ def _model(data: memoryview, found: _Found) -> None:
 def _graph(data: memoryview, found: _Found, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise ValueError(f"graphs are nested more than {MAX_DEPTH} deep")
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
-            _node(_message(value), found, depth)
+            _node(message(value), found, depth)
         elif number == 5:
-            _tensor(_message(value), found)
+            _tensor(message(value), found)
         elif number == 15:  # sparse: values and indices
-            for inner, tensor in _fields(_message(value)):
+            for inner, tensor in fields(message(value)):
                 if inner in (1, 2):
-                    _tensor(_message(tensor), found)
+                    _tensor(message(tensor), found)
 
 
 def _node(data: memoryview, found: _Found, depth: int) -> None:
     inputs: list[str] = []
     operator, bits = "", 4
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
-            inputs.append(_text(value))
+            inputs.append(text(value))
         elif number == 4:
-            operator = _text(value)
+            operator = text(value)
         elif number == 5:
-            bits = _attribute(_message(value), found, depth) or bits
+            bits = _attribute(message(value), found, depth) or bits
     if operator in ("MatMulNBits", "GatherBlockQuantized") and len(inputs) > 1:
         found.packed[inputs[operator == "MatMulNBits"]] = bits
 
@@ -132,84 +131,33 @@ def _node(data: memoryview, found: _Found, depth: int) -> None:
 def _attribute(data: memoryview, found: _Found, depth: int) -> int:
     """The value, where the attribute is `bits`, else 0; tensors and graphs in it are taken in."""
     name, whole = "", 0
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
-            name = _text(value)
+            name = text(value)
         elif number == 3 and isinstance(value, int):
             whole = value
         elif number in (5, 10):
-            _tensor(_message(value), found)
+            _tensor(message(value), found)
         elif number in (6, 11):
-            _graph(_message(value), found, depth + 1)
+            _graph(message(value), found, depth + 1)
         elif number in (22, 23):
-            for inner, tensor in _fields(_message(value)):
+            for inner, tensor in fields(message(value)):
                 if inner in (1, 2):
-                    _tensor(_message(tensor), found)
+                    _tensor(message(tensor), found)
     return whole if name == "bits" and whole in (2, 3, 4, 5, 6, 7, 8) else 0
 
 
 def _tensor(data: memoryview, found: _Found) -> None:
     name, kind, dims = "", 0, []
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
-            dims += [value] if isinstance(value, int) else list(_varints(value))
+            dims += [value] if isinstance(value, int) else list(varints(value))
         elif number == 2 and isinstance(value, int):
             kind = value
         elif number == 8:
-            name = _text(value)
+            name = text(value)
         elif number == 13:
-            entry = {inner: _text(part) for inner, part in _fields(_message(value))}
+            entry = {inner: text(part) for inner, part in fields(message(value))}
             if entry.get(1) == "location":
                 found.external.add(entry.get(2, ""))
     found.tensors.append(_Tensor(name, kind, math.prod(dims)))
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field of a message. Raises `ValueError` or `IndexError` where it is none."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, wire = key >> 3, key & 7
-        if wire == _VARINT:
-            value, at = _varint(data, at)
-            yield number, value
-            continue
-        if wire == _BYTES:
-            size, at = _varint(data, at)
-        elif wire in (_I32, _I64):
-            size = 4 if wire == _I32 else 8
-        else:
-            raise ValueError(f"field {number} has wire type {wire}")
-        if at + size > len(data):
-            raise ValueError(f"it breaks off in field {number}")
-        yield number, data[at : at + size]
-        at += size
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-        if shift > 63:
-            raise ValueError("a number has more than 64 bits")
-
-
-def _varints(data: memoryview) -> Iterator[int]:
-    at = 0
-    while at < len(data):
-        value, at = _varint(data, at)
-        yield value
-
-
-def _message(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise ValueError("a number stands where a message should")
-    return value
-
-
-def _text(value: int | memoryview) -> str:
-    return bytes(_message(value)).decode()

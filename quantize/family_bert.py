@@ -11,22 +11,27 @@ from foreshore.errors import ModelError
 from foreshore.quantize.family import Family
 from foreshore.quantize.hf_config import Config, Shape, blocks, must, number
 
-__all__ = ["BERT", "DISTILBERT", "ROBERTA", "ROBERTA_RANKER"]
+__all__ = ["BERT", "DISTILBERT", "ROBERTA", "ROBERTA_RANKER", "encoder_header"]
 
 
 def _header(writer: GGUFWriter, config: Config) -> tuple[str, ...]:
     must(config, "hidden_act", ("gelu",), "gelu")
     must(config, "position_embedding_type", ("absolute",), "absolute")
     must(config, "is_decoder", (False,), False)
+    encoder_header(writer, config, float(config.get("layer_norm_eps", 1e-12)))
     writer.add_context_length(_positions(config))
+    writer.add_token_type_count(number(config, "type_vocab_size", 2))
+    return ()
+
+
+def encoder_header(writer: GGUFWriter, config: Config, epsilon: float) -> None:
+    """What every encoder has."""
     writer.add_embedding_length(number(config, "hidden_size"))
     writer.add_block_count(number(config, "num_hidden_layers"))
     writer.add_feed_forward_length(number(config, "intermediate_size"))
     writer.add_head_count(number(config, "num_attention_heads"))
-    writer.add_layer_norm_eps(float(config.get("layer_norm_eps", 1e-12)))
+    writer.add_layer_norm_eps(epsilon)
     writer.add_causal_attention(False)
-    writer.add_token_type_count(number(config, "type_vocab_size", 2))
-    return ()
 
 
 def _required(config: Config) -> dict[str, Shape]:

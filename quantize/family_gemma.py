@@ -9,7 +9,7 @@ from gguf import MODEL_ARCH, GGUFWriter
 
 from foreshore.errors import ModelError
 from foreshore.quantize.family import Family
-from foreshore.quantize.family_llama import decoder_required, head_norms
+from foreshore.quantize.family_llama import decoder_required, head_norms, sizes_header
 from foreshore.quantize.hf_config import Config, Shape, blocks, heads, must, number
 from foreshore.quantize.rotary import rope_header
 
@@ -71,19 +71,12 @@ def _header(writer: GGUFWriter, config: Config, arch: MODEL_ARCH) -> None:
     must(config, "hidden_activation", ("gelu_pytorch_tanh", None), config.get("hidden_act"))
     must(config, "use_bidirectional_attention", (False, None), None)
     must(config, "attention_bias", (False,), False)
-    n_heads, n_kv, size = heads(config)
-    layers, hidden = number(config, "num_hidden_layers"), number(config, "hidden_size")
-    divisor = hidden // n_heads if layers == _LARGEST[arch] else size
+    n_heads, _, size = heads(config)
+    largest = number(config, "num_hidden_layers") == _LARGEST[arch]
+    divisor = number(config, "hidden_size") // n_heads if largest else size
     must(config, "query_pre_attn_scalar", (divisor,), divisor)  # llama.cpp takes it from the sizes
     writer.add_context_length(number(config, "max_position_embeddings"))
-    writer.add_embedding_length(hidden)
-    writer.add_block_count(layers)
-    writer.add_feed_forward_length(number(config, "intermediate_size"))
-    writer.add_head_count(n_heads)
-    writer.add_head_count_kv(n_kv)
-    writer.add_key_length(size)
-    writer.add_value_length(size)
-    writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
+    sizes_header(writer, config)
     writer.add_sliding_window(number(config, "sliding_window"))
     rope_header(writer, config, ("linear",))
 

@@ -21,15 +21,24 @@ __all__ = [
     "decoder_header",
     "decoder_required",
     "head_norms",
+    "sizes_header",
 ]
 
 
 def decoder_header(writer: GGUFWriter, config: Config, ropes: tuple[str, ...] = ("linear", "yarn")) -> tuple[str, ...]:
     must(config, "hidden_act", ("silu",), "silu")
-    n_heads, n_kv, size = heads(config)
+    size = heads(config)[2]
     if rope_size(config) != size and "longrope" not in ropes:  # only Phi rotates a part of each head
         raise ModelError(f"config.json has a partial_rotary_factor: {rope_size(config)} of {size} values are rotated")
     notes = _context_header(writer, config)
+    sizes_header(writer, config)
+    rope_header(writer, config, ropes)
+    return notes
+
+
+def sizes_header(writer: GGUFWriter, config: Config) -> None:
+    """What every decoder has."""
+    n_heads, n_kv, size = heads(config)
     writer.add_embedding_length(number(config, "hidden_size"))
     writer.add_block_count(number(config, "num_hidden_layers"))
     writer.add_feed_forward_length(number(config, "intermediate_size"))
@@ -38,8 +47,6 @@ def decoder_header(writer: GGUFWriter, config: Config, ropes: tuple[str, ...] = 
     writer.add_key_length(size)
     writer.add_value_length(size)
     writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
-    rope_header(writer, config, ropes)
-    return notes
 
 
 def _context_header(writer: GGUFWriter, config: Config) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gguf import MODEL_ARCH, GGUFWriter
 
 from foreshore.quantize.family import Family
+from foreshore.quantize.family_bert import encoder_header
 from foreshore.quantize.hf_config import Config, Shape, blocks, must, number
 
 __all__ = ["MODERN_BERT"]
@@ -32,13 +33,8 @@ def _header(writer: GGUFWriter, config: Config) -> tuple[str, ...]:
     must(config, "hidden_activation", ("gelu",), "gelu")
     for key in ("norm_bias", "attention_bias", "mlp_bias"):
         must(config, key, (False,), False)
+    encoder_header(writer, config, float(config.get("norm_eps", 1e-5)))
     writer.add_context_length(number(config, "max_position_embeddings"))
-    writer.add_embedding_length(number(config, "hidden_size"))
-    writer.add_block_count(number(config, "num_hidden_layers"))
-    writer.add_feed_forward_length(number(config, "intermediate_size"))
-    writer.add_head_count(number(config, "num_attention_heads"))
-    writer.add_layer_norm_eps(float(config.get("norm_eps", 1e-5)))
-    writer.add_causal_attention(False)
     writer.add_sliding_window(number(config, "local_attention"))
     writer.add_sliding_window_pattern(number(config, "global_attn_every_n_layers"))
     writer.add_rope_freq_base(float(config["global_rope_theta"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from gguf import TokenType
 
 from foreshore.errors import ModelError
+from foreshore.protobuf import fields, message, text
 from foreshore.quantize.vocab import SPACE, Json, Vocab, special_ids, unsupported, with_end
 
 __all__ = ["Piece", "Pieces", "pieces_vocab", "read_pieces"]
@@ -48,8 +48,8 @@ class Pieces:
 def read_pieces(path: Path) -> Pieces:
     """Raises `ModelError` if the file is no SentencePiece model."""
     try:
-        found = _read(path.read_bytes())
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
+        found = _read(memoryview(path.read_bytes()))
+    except (ValueError, KeyError, IndexError, TypeError, struct.error) as error:
         raise ModelError(f"{str(path)!r} is not a SentencePiece model: {error}", hint="fetch it again") from error
     if not found.pieces:
         raise ModelError(f"{str(path)!r} is not a SentencePiece model: it has no pieces", hint="fetch it again")
@@ -59,8 +59,16 @@ def read_pieces(path: Path) -> Pieces:
 def pieces_vocab(found: Pieces, config: Json, added: Json, eos_ids: list[int], size: int) -> Vocab:
     """`config` is tokenizer_config.json, `added` added_tokens.json, `size` the number of embedding rows.
 
-    Raises `ModelError` for a kind that llama.cpp could not follow.
+    Raises `ModelError` for a kind that llama.cpp could not follow, and for damaged files.
     """
+    try:
+        return _vocab(found, config, added, eos_ids, size)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = "tokenizer_config.json or added_tokens.json is damaged"
+        raise ModelError(f"{what}: {type(error).__name__} {error}") from error
+
+
+def _vocab(found: Pieces, config: Json, added: Json, eos_ids: list[int], size: int) -> Vocab:
     if not found.bpe or not found.byte_fallback or found.suffix or found.charsmap or found.remove_extra:
         raise unsupported(
             "its tokenizer.model is not a byte-fallback BPE that leaves the text as it is",
@@ -77,12 +85,12 @@ def pieces_vocab(found: Pieces, config: Json, added: Json, eos_ids: list[int], s
         types=[piece.type for piece in pieces],
         scores=[piece.score for piece in pieces],
         special=with_end(special),
-        flags={"add_bos_token": said[0] is not False, "add_eos_token": said[1] is True, **_prefix(found)},
+        flags={
+            "add_bos_token": said[0] is not False,
+            "add_eos_token": said[1] is True,
+            "add_space_prefix": found.space_prefix,
+        },
     )
-
-
-def _prefix(found: Pieces) -> dict[str, bool]:
-    return {"add_space_prefix": found.space_prefix}
 
 
 def _with_added(pieces: tuple[Piece, ...], config: Json, added: Json, size: int) -> list[Piece]:
@@ -97,10 +105,10 @@ def _with_added(pieces: tuple[Piece, ...], config: Json, added: Json, size: int)
         raise ModelError(f"the tokenizer has the token id {top}, but the model has only {size} embedding rows")
     unused = [Piece(text=f"[PAD{i}]", type=int(TokenType.UNUSED)) for i in range(len(pieces), size)]
     found = [*map(_shown, pieces), *unused]
-    for i, text in texts.items():
+    for i, word in texts.items():
         kind = TokenType.CONTROL if i in special else TokenType.USER_DEFINED
         if i >= len(pieces) or found[i].type not in (TokenType.UNKNOWN, TokenType.CONTROL):
-            found[i] = _shown(Piece(text=text, score=found[i].score, type=int(kind)))
+            found[i] = _shown(Piece(text=word, score=found[i].score, type=int(kind)))
     return found
 
 
@@ -110,15 +118,17 @@ def _shown(piece: Piece) -> Piece:
     return replace(piece, type=int(TokenType.NORMAL)) if spaced else piece
 
 
-def _read(data: bytes) -> Pieces:
-    pieces, options, trainer = [], {}, {}
-    for number, value in _fields(data):
+def _read(data: memoryview) -> Pieces:
+    pieces: list[Piece] = []
+    options: dict[int, Any] = {}
+    trainer: dict[int, Any] = {}
+    for number, value in fields(data):
         if number == _PIECE:
-            pieces.append(_piece(dict(_fields(value))))
+            pieces.append(_piece(dict(fields(message(value)))))
         elif number == _TRAINER:
-            trainer = dict(_fields(value))
+            trainer = dict(fields(message(value)))
         elif number == _NORMALIZER:
-            options = dict(_fields(value))
+            options = dict(fields(message(value)))
     ids = {"unk": trainer.get(_UNK, 0), "bos": trainer.get(_BOS, 1), "eos": trainer.get(_EOS, 2)}
     ids["pad"] = trainer.get(_PAD, _MINUS_ONE)
     return Pieces(
@@ -126,44 +136,13 @@ def _read(data: bytes) -> Pieces:
         bpe=trainer.get(_MODEL_TYPE, 1) == _BPE,
         byte_fallback=bool(trainer.get(_BYTE_FALLBACK, 0)),
         suffix=bool(trainer.get(_SUFFIX, 0)),
-        charsmap=options.get(_CHARSMAP, b""),
+        charsmap=bytes(options.get(_CHARSMAP, b"")),
         space_prefix=bool(options.get(_DUMMY_PREFIX, 1)),
         remove_extra=bool(options.get(_REMOVE_EXTRA, 1)),
         special={kind: i for kind, i in ids.items() if 0 <= i < len(pieces)},
     )
 
 
-def _piece(fields: dict[int, Any]) -> Piece:
-    score = struct.unpack("<f", fields[_SCORE])[0] if _SCORE in fields else 0.0
-    return Piece(text=fields[_TEXT].decode("utf-8"), score=score, type=fields.get(_TYPE, 1))
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of one message: an integer, or the bytes of what has a length or is fixed. Raises `ValueError`."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if kind not in (1, 2, 5):
-            raise ValueError(f"a field of the wire type {kind}")
-        length, at = _varint(data, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
-        if at + length > len(data):
-            raise ValueError("it is cut short")
-        yield key >> 3, data[at : at + length]
-        at += length
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-        if shift > 63:
-            raise ValueError("a number of more than ten bytes")
+def _piece(found: dict[int, Any]) -> Piece:
+    score = struct.unpack("<f", found[_SCORE])[0] if _SCORE in found else 0.0
+    return Piece(text=text(found[_TEXT]), score=score, type=found.get(_TYPE, 1))

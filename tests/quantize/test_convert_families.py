@@ -12,7 +12,7 @@ import pytest
 from foreshore.errors import ModelError
 from foreshore.quantize.convert import convert, open_folder
 from tests.quantize.llama_check import logits
-from tests.quantize.tiny_models import LLAMA3_ROPE, decoder, edited
+from tests.quantize.tiny_models import GRANITE4, LLAMA3_ROPE, decoder, edited
 from tests.quantize.transformers_check import IDS, converted, reference
 
 LOCAL: dict[str, Any] = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32}
@@ -113,6 +113,9 @@ def test_longrope_says_where_it_differs(tmp_path: Path) -> None:
         ("Phi3", {}, {"head_dim": 32}, "hidden size"),
         ("Granite", GRANITE, {"logits_scaling": 0}, "logits_scaling 0"),
         ("Granite", GRANITE, {"residual_multiplier": "much"}, "residual_multiplier 'much'"),
+        ("GraniteMoeHybrid", GRANITE4, {"layer_types": ["attention", "mamba"]}, "attention and mamba with 0 experts"),
+        ("GraniteMoeHybrid", GRANITE4, {"num_local_experts": 4}, "with 4 experts"),
+        ("GraniteMoeHybrid", GRANITE4, {"position_embedding_type": "nope"}, "position_embedding_type 'nope'"),
         ("SmolLM3", {}, {"no_rope_layers": [1, 0]}, "no_rope_layers"),
         ("Llama", {}, {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("Qwen2", {}, {"rope_parameters": LLAMA3_ROPE}, "llama3"),

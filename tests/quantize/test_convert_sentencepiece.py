@@ -101,6 +101,18 @@ def test_more_pieces_than_embedding_rows_are_refused(tmp_path: Path) -> None:
         open_folder(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("added_tokens.json", {"<x>": "y"}), ("tokenizer_config.json", {"added_tokens_decoder": {"1": 2}})],
+)
+def test_damaged_files_beside_the_pieces_are_named(file: str, content: dict[str, Any], tmp_path: Path) -> None:
+    folder = gemma(tmp_path / "hf")
+    (folder / "tokenizer.json").unlink()
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="damaged"):
+        open_folder(folder)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x0a", b"\x0a\xff\xff\x01ab", b"{}", b"\x80" * 20, b"\x0a\x03\x0a\x01\xff"])
 def test_damaged_pieces_are_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"

@@ -15,12 +15,15 @@ from foreshore.store import Store
 from tests.quantize.hub_server import COMMIT, Hub, hub_server
 from tests.quantize.tiny_models import decoder
 
+UNWANTED = ("pytorch_model.bin", "README.md", "onnx/model.onnx", "consolidated.safetensors")
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     root = tmp_path_factory.mktemp("hub")
     folder = decoder(root / "tiny", "Qwen2", shard="200KB")
-    for extra in ("pytorch_model.bin", "README.md", "onnx/model.onnx"):
+    (folder / "tokenizer.model").write_bytes(b"wanted where there is no tokenizer.json")
+    for extra in UNWANTED:
         (folder / extra).parent.mkdir(exist_ok=True)
         (folder / extra).write_bytes(b"not wanted")
     pickled = Path(shutil.copytree(folder, root / "pickled"))
@@ -55,7 +58,8 @@ def test_a_model_is_fetched_once_and_recorded_with_its_commit(hub: Hub, store: S
     assert made.ref == "tiny:q8_0"
     assert (made.source.kind, made.source.id, made.source.revision) == ("hub", "org/Tiny", COMMIT)
     assert "model.safetensors.index.json" in hub.served
-    assert not {"pytorch_model.bin", "README.md", "onnx/model.onnx"} & set(hub.served)
+    assert "tokenizer.model" in hub.served
+    assert not set(UNWANTED) & set(hub.served)
     last = [s for s in steps if s.stage == "download"][-1]
     assert last.done == last.total > 0
     hub.served.clear()

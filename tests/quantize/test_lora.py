@@ -20,7 +20,7 @@ from foreshore.quantize.convert import convert, open_folder
 from foreshore.quantize.lora import convert_lora
 from tests.quantize.llama_check import opened
 from tests.quantize.tiny_adapters import MATRICES, PREFIX, adapter, merged
-from tests.quantize.tiny_models import decoder
+from tests.quantize.tiny_models import GRANITE4, decoder
 from tests.quantize.transformers_check import IDS
 
 GEMMA3 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32}
@@ -56,6 +56,7 @@ def distance(ours: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
         ("Gemma3", GEMMA3, MATRICES, {}),
         ("Phi3", {}, ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"], {}),
         ("Granite", {"residual_multiplier": 0.5}, MATRICES, {}),
+        ("GraniteMoeHybrid", GRANITE4, ["q_proj", "input_linear", "output_linear"], {}),
         ("SmolLM3", {}, MATRICES, {}),
     ],
 )
