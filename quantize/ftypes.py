@@ -46,7 +46,7 @@ def check_imatrix(types: Iterable[str]) -> None:
         if name in NEEDS_IMATRIX:
             raise UsageError(
                 f"{name!r} needs an importance matrix: without one its weights would be rounded into garbage",
-                hint="give one with --imatrix FILE (a GGUF as llama-imatrix writes), or take q3_k_m or q4_k_m",
+                hint="let one be collected with --imatrix auto, give one with --imatrix FILE, or take q3_k_m or q4_k_m",
             )
 
 

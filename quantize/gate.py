@@ -20,7 +20,7 @@ from foreshore.errors import UsageError
 from foreshore.manifest import Calibration, Decision, Manifest, Parent, quality_sha256
 from foreshore.store import Store
 
-__all__ = ["DEFAULT", "ENCODER", "Condition", "Finding", "Gate", "promote"]
+__all__ = ["DEFAULT", "ENCODER", "Condition", "Finding", "Gate", "check_owner", "promote"]
 
 DEFAULT = "kl<=0.05,kl_p99<=0.6,same_top>=0.9,accuracy>=-0.02"
 """Of a model that generates. In llama.cpp's table for an 8B model (tools/perplexity/README.md) Q4_K_M has a mean KL of
@@ -166,7 +166,7 @@ class Gate:
         reasons = (*_doubts(card or Card(), parent, calibration), *(str(f) for f in self.findings(card) if not f.met))
         return Decision(
             rule=str(self),
-            owner=_owner(owner),
+            owner=check_owner(owner),
             date=date or datetime.now(UTC).isoformat(timespec="seconds"),
             passed=not reasons,
             reasons=reasons,
@@ -180,7 +180,7 @@ def promote(store: Store, ref: str, owner: str, gate: Gate | None = None) -> Man
     `None` is the default gate for what was measured. The manifest's state follows: a variant that passed before and
     does not pass now is a candidate again. Raises `NotFound`, `UsageError`, or `ModelError` for damaged files.
     """
-    _owner(owner)
+    check_owner(owner)
     ref = store.sound(ref).ref
 
     def decide(manifest: Manifest) -> Manifest:
@@ -211,7 +211,8 @@ def _condition(part: str, spec: str) -> Condition:
     return Condition(metric=name, limit=limit)
 
 
-def _owner(owner: str) -> str:
+def check_owner(owner: str) -> str:
+    """`owner` without space around it. Raises `UsageError` for what names nobody."""
     name = owner.strip()
     if not name or not name.isprintable() or len(name) > MAX_OWNER:
         hint = f"name who answers for it, in at most {MAX_OWNER} characters"

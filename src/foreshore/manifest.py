@@ -57,9 +57,10 @@ class Parent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What the quantizer was told of the weights' importance. An imatrix that was given may not say its text."""
+    """What the quantizer was told of the weights' importance, and the text that it, or a search for a mix, read. An
+    imatrix that was given may not say its text."""
 
-    imatrix_sha256: str
+    imatrix_sha256: str | None = None
     text_sha256: str | None = None
 
 
@@ -107,11 +108,15 @@ class Manifest:
 
     @property
     def state(self) -> State:
-        """`ready` only by a gate: its last decision passed, and the quality it judged is the one in the card."""
+        """`ready` only by a gate: its last decision passed, and the quality it judged is the one in the card. The
+        parent itself, with which nothing was done, needs none."""
         decision = self.decision
         if decision is None:
-            return "ready"
+            return "ready" if self.parent is not None and self.parent.sha256 in self._hashes() else "candidate"
         return "ready" if decision.passed and decision.quality_sha256 == quality_sha256(self.card) else "candidate"
+
+    def _hashes(self) -> tuple[str, ...]:
+        return tuple(record.sha256 for record in self.files.values())
 
     @property
     def decision(self) -> Decision | None:

@@ -75,7 +75,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _build() -> None:
-    from foreshore.cli.quantize import reporting
+    from foreshore.cli.reporter import reporting
     from foreshore.quantize import build
 
     with reporting() as report:

@@ -13,7 +13,7 @@ from rich.table import Table
 from foreshore.card import Card, Speed
 from foreshore.cli.console import err, exit_on_error, out, print_json
 from foreshore.cli.lineage import measurements, typical
-from foreshore.cli.quantize import human
+from foreshore.cli.units import human
 from foreshore.manifest import Manifest
 from foreshore.store import Store
 

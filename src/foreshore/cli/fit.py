@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,9 +11,11 @@ from rich.table import Table
 
 from foreshore.cli.console import err, exit_on_error, out, print_json
 from foreshore.cli.lineage import between
-from foreshore.cli.quantize import human
-from foreshore.quantize.choice import Choice, Need, Row, choose, fingerprints, offers
+from foreshore.cli.units import human
 from foreshore.store import Store
+
+if TYPE_CHECKING:
+    from foreshore.quantize.choice import Choice, Need, Row
 
 __all__ = ["fit"]
 
@@ -33,6 +35,7 @@ def fit(
     """Recommend one of a model's variants for this device's memory and speed, and say what speaks against others."""
     with exit_on_error():
         from foreshore.edge.machine import available
+        from foreshore.quantize.choice import Need, choose, fingerprints, offers
 
         tokens, found = offers(Store(), name, context, concurrency)
         need = Need(

@@ -16,8 +16,11 @@ from foreshore.cli.console import err, exit_on_error, out, print_json
 from foreshore.cli.diff import diff
 from foreshore.cli.fit import fit
 from foreshore.cli.lineage import lineage, measurements
+from foreshore.cli.measure import measure, report
 from foreshore.cli.promote import promote
-from foreshore.cli.quantize import byte_bars, human, manifest_table, reporting, show
+from foreshore.cli.quantize import manifest_table, show
+from foreshore.cli.reporter import byte_bars, reporting
+from foreshore.cli.units import human
 from foreshore.errors import ModelError
 from foreshore.manifest import Manifest
 from foreshore.store import Store
@@ -25,6 +28,8 @@ from foreshore.store import Store
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Look after variants in the model store: what they are, and which to use.")
+app.command()(measure)
+app.command()(report)
 app.command()(promote)
 app.command()(diff)
 app.command()(fit)
@@ -189,6 +194,6 @@ def pull(
     with exit_on_error():
         from foreshore.quantize import build
 
-        with reporting() as report:
-            made = build(source, None, name, progress=report)
-        show(made, report, as_json)
+        with reporting() as told:
+            made = build(source, None, name, progress=told)
+        show(made, told.reused, as_json)

@@ -1,105 +1,131 @@
-"""`foreshore quantize`: build variants of a model."""
+"""`foreshore quantize`: build variants of a model, measure them, and have a gate decide over them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from foreshore.card import Card
 from foreshore.cli.console import err, exit_on_error, out, print_json
+from foreshore.cli.reporter import reporting
+from foreshore.cli.units import count, human
+from foreshore.errors import UsageError
 from foreshore.manifest import Manifest
-from foreshore.quantize.progress import Progress as Step
 
-__all__ = ["Reporter", "app", "byte_bars", "manifest_table", "reporting"]
+if TYPE_CHECKING:
+    from foreshore.quantize.fit_targets import FitTargets
+
+__all__ = ["app", "manifest_table", "show"]
 
 app = typer.Typer()
+
+SOURCE = "A Hugging Face folder, a .gguf file, hf:ORG/NAME (or with /FILE.gguf, @REVISION), or a bundled model."
+TYPES = "Types, separated by commas; default: q4_k_m, or none with --fit."
+FIT = 'Search a mix of types for "size<=300MB", "kl<=0.03", "decode>=20tok/s", "memory<=1GB", or several.'
+IMATRIX = "Importance matrix: a GGUF as llama-imatrix writes, or auto: one is collected. A search does that by itself."
+CALIBRATE = "Text that the matrix is collected on and a mix searched on, .txt or .jsonl; default: a shipped one."
+REPORT = "Write an HTML page, and JSON and PNG beside it. Implies --measure."
 
 
 @app.command()
 def quantize(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A Hugging Face folder, a .gguf file, hf:ORG/NAME (or with /FILE.gguf, @REVISION), or a bundled model."
-        ),
-    ],
-    types: Annotated[str, typer.Option("--types", "-t", help="Quantization types, separated by commas.")] = "q4_k_m",
+    source: Annotated[str, typer.Argument(help=SOURCE)],
+    types: Annotated[str | None, typer.Option("--types", "-t", help=TYPES)] = None,
+    fit: Annotated[list[str] | None, typer.Option(help=FIT)] = None,
     name: Annotated[str | None, typer.Option("-o", "--name", help="Name in the store; default: the source's.")] = None,
-    imatrix: Annotated[Path | None, typer.Option(help="Importance matrix, a GGUF as llama-imatrix writes.")] = None,
+    imatrix: Annotated[str | None, typer.Option(help=IMATRIX, metavar="FILE|auto")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help=CALIBRATE)] = None,
+    budget: Annotated[float | None, typer.Option(help="Seconds that a search may take; default: 600.")] = None,
+    ray: Annotated[str | None, typer.Option(help="Ray cluster to search on: auto, or an address.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure quality, and speed on this device.")] = False,
+    text: Annotated[Path | None, typer.Option(help="Text to measure quality on. Implies --measure.")] = None,
+    tasks: Annotated[Path | None, typer.Option(help="JSONL of questions to measure. Implies --measure.")] = None,
+    gate: Annotated[str | None, typer.Option(help="Rule to promote by; needs --owner. Implies --measure.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Who answers for promoting what passes the gate.")] = None,
+    report: Annotated[Path | None, typer.Option(help=REPORT)] = None,
     requantize: Annotated[bool, typer.Option("--requantize", help="Allow a source that is quantized already.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Build again what is up to date.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Build on-device variants of a model and keep them in the model store."""
+    """Build on-device variants of a model and keep them in the model store.
+
+    With --measure they are measured, with --owner a gate decides which are ready, and --report shows it all.
+    """
     with exit_on_error():
-        from foreshore.quantize import build
+        from foreshore.cli.measure import Measures, write
+        from foreshore.quantize.texts import read_corpus
 
-        with reporting() as report:
-            made = build(
-                source, types.split(","), name, progress=report, force=force, imatrix=imatrix, requantize=requantize
-            )
-        show(made, report, as_json)
+        plan = Plan.of(types, fit, budget, ray)
+        measures = Measures.of(text, tasks, gate, owner)
+        shared: dict[str, Any] = {"force": force, "calibration": read_corpus(calibrate) if calibrate else None}
+        with reporting() as told:
+            made = plan.build(source, name, {**shared, "progress": told}, imatrix, requantize)
+            if measure or report or measures.asked:
+                made = measures.take([m.ref for m in made], told)
+        if report:
+            write(made[0].name, report)
+        show(made, told.reused, as_json)
 
 
-def show(made: list[Manifest], report: Reporter, as_json: bool) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be built: uniform types of llama.cpp's, a mix that is searched for, types of ONNX's."""
+
+    native: list[str]
+    onnx: list[str]
+    targets: FitTargets | None
+    search: Mapping[str, Any]  # how
+
+    @classmethod
+    def of(cls, types: str | None, fit: list[str] | None, budget: float | None, ray: str | None) -> Plan:
+        from foreshore.quantize.fit_targets import parse_fit
+        from foreshore.quantize.ftypes import parse_types
+        from foreshore.quantize.onnx_types import is_onnx_type, parse_onnx_types
+
+        if not fit and (budget is not None or ray is not None):
+            raise UsageError("--budget and --ray are for a search", hint='say what for: --fit "size<=300MB"')
+        wanted = types.split(",") if types is not None else [] if fit else ["q4_k_m"]
+        how: dict[str, Any] = {} if budget is None else {"budget_s": budget}
+        native, onnx = ([t for t in wanted if is_onnx_type(t) is kind] for kind in (False, True))
+        return cls(
+            native=list(parse_types(native)) if native else [],
+            onnx=[t.name for t in parse_onnx_types(onnx)] if onnx else [],
+            targets=parse_fit(fit) if fit else None,
+            search=how,
+        )
+
+    def build(
+        self, source: str, name: str | None, shared: Mapping[str, Any], imatrix: str | None, requantize: bool
+    ) -> list[Manifest]:
+        from foreshore.quantize import build, build_mix, build_onnx
+
+        made = build(source, self.native, name, imatrix=imatrix, requantize=requantize, **shared) if self.native else []
+        if self.targets:
+            made.append(build_mix(source, self.targets, name, imatrix=imatrix or "auto", **self.search, **shared))
+        return made + (build_onnx(source, self.onnx, name, **shared) if self.onnx else [])
+
+
+def show(made: Sequence[Manifest], reused: Collection[str], as_json: bool) -> None:
     if as_json:
-        print_json([{**m.to_json(), "reused": m.ref in report.reused} for m in made])
+        print_json([{**m.to_json(), "reused": m.ref in reused} for m in made])
         return
     out.print(manifest_table(made))
     for note in dict.fromkeys(f"{m.ref}: {note}" for m in made for note in m.notes[:3]):
         err.print(f"[yellow]note:[/] {escape(note)}")
 
 
-class Reporter:
-    """Shows each stage as a bar on stderr, if that is a terminal, and says what was reused."""
-
-    def __init__(self, bars: Progress) -> None:
-        self.bars = bars
-        self.tasks: dict[tuple[str, str], TaskID] = {}
-        self.reused: set[str] = set()
-
-    def __call__(self, step: Step) -> None:
-        if step.total:
-            self.bar(step)
-        elif step.stage == "reuse":
-            self.reused.add(step.what)
-            self.bars.console.print(f"[green]up to date[/] {escape(step.what)}")
-        elif step.stage == "wait":
-            self.bars.console.print(f"waiting: another process builds {escape(step.what)}")
-        elif step.stage == "ready":
-            self.bars.console.print(f"[green]built[/] {escape(step.what)}")
-
-    def bar(self, step: Step) -> None:
-        key = (step.stage, step.what)
-        if key not in self.tasks:
-            self.tasks[key] = self.bars.add_task(f"{step.stage} {escape(step.what)}", total=step.total)
-        self.bars.update(self.tasks[key], completed=step.done, total=step.total)
-
-
-def byte_bars() -> Progress:
-    """Bars that count bytes, on stderr if that is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
-
-
-@contextmanager
-def reporting() -> Iterator[Reporter]:
-    with byte_bars() as bars:
-        yield Reporter(bars)
-
-
-def manifest_table(manifests: list[Manifest]) -> Table:
+def manifest_table(manifests: Sequence[Manifest]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("variant", overflow="fold")
     for title in ("size", "bits", "weights"):
         table.add_column(title, justify="right", no_wrap=True)
-    for title in ("model", "context", "built"):
+    for title in ("model", "context", "state", "KL or cosine", "tokens/s", "built"):
         table.add_column(title, no_wrap=True)
     for m in manifests:
         table.add_row(
@@ -109,25 +135,15 @@ def manifest_table(manifests: list[Manifest]) -> Table:
             count(m.parameters),
             escape(m.architecture),
             str(m.context_length),
+            m.state,
+            *_measured(m.card or Card()),
             escape(m.created[:10]),
         )
     return table
 
 
-def human(size: float) -> str:
-    """Bytes in powers of 1024."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
-
-
-def count(number: int) -> str:
-    """Weights in powers of 1000, as models are named."""
-    value = float(number)
-    for unit in ("", "K", "M"):
-        if value < 1000:
-            return f"{value:.0f}{unit}" if unit == "" else f"{value:.1f}{unit}"
-        value /= 1000
-    return f"{value:.2f}B"
+def _measured(card: Card) -> tuple[str, str]:
+    """Quality, and the speed of one stream on the device that was measured last."""
+    lost = card.divergence.kl_mean if card.divergence else card.similarity.cosine_mean if card.similarity else None
+    speed = (card.speeds[-1].decode or card.speeds[-1].prefill) if card.speeds else None
+    return ("-" if lost is None else f"{lost.value:.4f}"), ("-" if speed is None else f"{speed.median:.0f}")

@@ -87,7 +87,7 @@ def _build_starters(config: Config) -> None:
     for spec in config.targets.values():
         name, _, variant = spec.model.partition(":")
         if spec.local and variant and Store().find(name, variant) is None:
-            from foreshore.cli.quantize import reporting
+            from foreshore.cli.reporter import reporting
             from foreshore.quantize import build
             from foreshore.quantize.source import bundled
 

@@ -1,0 +1,153 @@
+"""Fills in a variant's card: what it lost against its parent, and how fast it is on this device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from foreshore.card import Accuracy, Card, Divergence, Similarity, Speed
+from foreshore.disk import sha256
+from foreshore.errors import ModelError, NotFound, UsageError
+from foreshore.manifest import Manifest, Source
+from foreshore.quantize import onnx_measure, quality
+from foreshore.quantize.accuracy import Task, answers, measure_accuracy, tasks_for
+from foreshore.quantize.builder import build
+from foreshore.quantize.onnx_builder import build_onnx
+from foreshore.quantize.onnx_types import ONNX_F32
+from foreshore.quantize.progress import OnCount, OnProgress, Stage, counter, silent
+from foreshore.quantize.reference import Reference
+from foreshore.quantize.speed import measure_speed
+from foreshore.quantize.texts import Corpus, evaluation_text
+from foreshore.store import Store
+
+__all__ = ["measure"]
+
+
+def measure(
+    refs: Sequence[str],
+    *,
+    text: Corpus | None = None,
+    tasks: Sequence[Task] | None = None,
+    threads: int | None = None,
+    store: Store | None = None,
+    progress: OnProgress | None = None,
+) -> list[Manifest]:
+    """Measure the variants `refs` of the store on this device, keep the cards in their manifests, and return these.
+
+    Quality is measured against each one's parent, on `text` (default: a shipped one) and, where the model generates and
+    `tasks` are given or came with it, on these. The parent is taken from the store, or made again from the source and
+    kept there. Speeds that other devices measured stay in the card; this device's are replaced.
+    Raises `NotFound`, `UsageError`, `ModelError` or `SetupError`; what was measured before an error stays.
+    """
+    store = store or Store()
+    yard = _Measurer(text=text, tasks=tasks, threads=threads, store=store, progress=progress or silent)
+    return [yard.measured(store.sound(ref)) for ref in refs]
+
+
+@dataclass(kw_only=True)
+class _Measurer:
+    """Remembers what the parents answered: it is asked of each variant's."""
+
+    text: Corpus | None
+    tasks: Sequence[Task] | None
+    threads: int | None
+    store: Store
+    progress: OnProgress
+    answered: dict[tuple[Path, int], tuple[bool, ...]] = field(default_factory=dict)
+
+    def measured(self, manifest: Manifest) -> Manifest:
+        parent, variant, ref = self.parent(manifest), self.store.path(manifest), manifest.ref
+        text = self.text or evaluation_text(_bundled(manifest.source))
+        if manifest.calibration is not None and manifest.calibration.text_sha256 == text.sha256:
+            hint = "give another with --text; one that no calibration and no search read"
+            raise UsageError(f"{ref} was calibrated on the text that it is to be measured on", hint=hint)
+        speed = measure_speed(variant, threads=self.threads, progress=self.counter("speed", ref))
+        if speed.decode is None:  # an encoder
+            card = Card(similarity=self.similarity(parent, variant, text, ref))
+        else:
+            card = Card(
+                divergence=self.divergence(parent, variant, text, ref),
+                accuracy=self.accuracy(parent, variant, self.tasks_of(manifest), ref),
+            )
+        return self.store.update(ref, lambda found: replace(found, card=_with_speed(card, speed, found.card)))
+
+    def parent(self, manifest: Manifest) -> Path:
+        """The file that the variant was made of. Raises `ModelError` where it cannot be had any more."""
+        if _onnx(manifest):
+            made = build_onnx(
+                _again(manifest.source), [ONNX_F32], manifest.name, store=self.store, progress=self.progress
+            )
+            return self.store.path(made[0])
+        if manifest.parent is None:
+            hint = f"build it again: foreshore quantize {_again(manifest.source)} --force"
+            raise ModelError(f"the manifest of {manifest.ref!r} does not know its parent", hint=hint)
+        wanted = manifest.parent.sha256
+        for other in self.store.list():
+            if other.files[other.main].sha256 == wanted:
+                return self.store.path(self.store.sound(other.ref))
+        source = Path(manifest.source.id)
+        if manifest.source.kind == "gguf" and source.is_file() and sha256(source) == wanted:
+            return source
+        return self.made_again(manifest, wanted)
+
+    def made_again(self, manifest: Manifest, wanted: str) -> Path:
+        try:
+            (made,) = build(_again(manifest.source), None, manifest.name, store=self.store, progress=self.progress)
+        except NotFound as error:
+            hint = "measure it where its source is"
+            raise ModelError(f"the parent of {manifest.ref!r} is gone: {error.message}", hint=hint) from error
+        if made.files[made.main].sha256 != wanted:
+            hint = f"build it again: foreshore quantize {_again(manifest.source)} --types {manifest.variant}"
+            raise ModelError(f"the source of {manifest.ref!r} has changed since it was built", hint=hint)
+        return self.store.path(made)
+
+    def divergence(self, parent: Path, variant: Path, text: Corpus, ref: str) -> Divergence:
+        if variant.suffix == ".onnx":
+            told = self.counter("quality", ref)
+            return onnx_measure.measure_divergence(parent, variant, text, threads=self.threads, progress=told)
+        reference = Reference.build(parent, text, threads=self.threads, progress=self.counter("reference", ref))
+        told = self.counter("quality", ref)
+        return quality.measure_divergence(reference, variant, threads=self.threads, progress=told)
+
+    def similarity(self, parent: Path, variant: Path, text: Corpus, ref: str) -> Similarity:
+        told = self.counter("quality", ref)
+        if variant.suffix == ".onnx":
+            return onnx_measure.measure_similarity(parent, variant, text, threads=self.threads, progress=told)
+        return quality.measure_similarity(parent, variant, text, threads=self.threads, progress=told)
+
+    def accuracy(self, parent: Path, variant: Path, tasks: Sequence[Task], ref: str) -> Accuracy | None:
+        if not tasks:
+            return None
+        key, told = (parent, id(tasks)), self.counter("answers", ref)
+        if key not in self.answered:
+            self.answered[key] = answers(parent, tasks, threads=self.threads)
+        return measure_accuracy(variant, tasks, parent=self.answered[key], threads=self.threads, progress=told)
+
+    def tasks_of(self, manifest: Manifest) -> Sequence[Task]:
+        if self.tasks is None:
+            self.tasks = tasks_for(_bundled(manifest.source) or "") or ()
+        return self.tasks
+
+    def counter(self, stage: Stage, ref: str) -> OnCount:
+        return counter(self.progress, stage, ref)
+
+
+def _onnx(manifest: Manifest) -> bool:
+    return manifest.main.endswith(".onnx")
+
+
+def _bundled(source: Source) -> str | None:
+    return source.id if source.kind == "bundled" else None
+
+
+def _again(source: Source) -> str:
+    """What `foreshore quantize` would be given to build from it once more."""
+    if source.kind != "hub":
+        return source.id
+    return f"hf:{source.id}@{source.revision}" if source.revision else f"hf:{source.id}"
+
+
+def _with_speed(card: Card, speed: Speed, before: Card | None) -> Card:
+    others = (s for s in (before or Card()).speeds if s.device.fingerprint != speed.device.fingerprint)
+    return replace(card, speeds=(*others, speed))

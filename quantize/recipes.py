@@ -1,0 +1,233 @@
+"""How a variant is made of the base file: one type for all weights, or a mix that a search finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from foreshore.disk import disk_errors, require_space, sha256, write_text
+from foreshore.edge.gguf import GgufInfo, inspect
+from foreshore.errors import UsageError
+from foreshore.home import home
+from foreshore.manifest import Calibration
+from foreshore.quantize.assemble import assemble
+from foreshore.quantize.fit_targets import FitTargets
+from foreshore.quantize.ftypes import FLOATS
+from foreshore.quantize.importance import Importance
+from foreshore.quantize.meter import Meter, MeterJob
+from foreshore.quantize.native import plan, quantize
+from foreshore.quantize.progress import OnProgress, Progress, counter
+from foreshore.quantize.search import Found, search
+from foreshore.quantize.texts import Corpus
+
+__all__ = ["Base", "Made", "Mix", "Recipe", "Uniform", "mix_name", "sensitivity", "settled"]
+
+FOUND = frozenset({"tensors", "predicted_kl"})  # what a search adds to its recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """The file that all variants are made of, in the source's own precision, and what its making noted."""
+
+    info: GgufInfo
+    sha256: str
+    notes: tuple[str, ...] = ()
+    ours: bool = False  # made in a draft, so that a variant may take it over
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """The file of a variant. `found` goes into the manifest's recipe."""
+
+    info: GgufInfo
+    notes: tuple[str, ...] = ()
+    found: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
+
+
+class Recipe(Protocol):
+    @property
+    def variant(self) -> str:
+        """The variant's name."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides, with the source and the tools, which file is made."""
+
+    def make(self, base: Base, target: Path, ref: str, progress: OnProgress) -> Made: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uniform:
+    """A type as llama.cpp has them, with its own choice of a few larger tensors."""
+
+    kind: str
+    importance: Importance
+    requantize: bool = False
+
+    @property
+    def variant(self) -> str:
+        return self.kind
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"type": self.kind, **self._importance.recipe, "requantize": self.requantize}
+
+    @property
+    def _importance(self) -> Importance:
+        return Importance() if self.kind in FLOATS else self.importance  # nothing is rounded to those by it
+
+    def make(self, base: Base, target: Path, ref: str, progress: OnProgress) -> Made:
+        if self.kind == base.info.file_type:
+            return _copied(base, target)
+        planned = plan(base.info, self.kind, requantize=self.requantize)
+        if planned.needs_imatrix and not self.importance:
+            hint = "let one be collected with --imatrix auto, or give one with --imatrix FILE"
+            raise UsageError(f"{self.kind!r} of this model needs an importance matrix", hint=hint)
+        importance = self._importance
+        matrix = importance.open(base.info, base.sha256, counter(progress, "calibrate", ref))
+        made = quantize(
+            base.info,
+            target,
+            self.kind,
+            planned,
+            imatrix=matrix,
+            requantize=self.requantize,
+            progress=_bytes(progress, ref, base.info.size),
+        )
+        return Made(info=made, notes=planned.fallbacks, calibration=importance.calibration(matrix))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """Types tensor by tensor, searched for on `text`, which the importance matrix may have read too."""
+
+    targets: FitTargets
+    text: Corpus
+    importance: Importance
+    budget_s: float
+    meters: Callable[[MeterJob], Meter] = Meter
+    workers: int | None = None
+
+    @property
+    def variant(self) -> str:
+        return mix_name(self.targets)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        asked = {"type": "mix", "fit": str(self.targets), "budget_s": self.budget_s}
+        return {**asked, **self.importance.recipe, "text": self.text.sha256}
+
+    def make(self, base: Base, target: Path, ref: str, progress: OnProgress) -> Made:
+        matrix = self.importance.open(base.info, base.sha256, counter(progress, "calibrate", ref))
+        cache = _searches()
+        found = search(
+            base.info.path,
+            self.targets,
+            corpus=self.text,
+            imatrix=matrix,
+            budget_s=self.budget_s,
+            cache=cache,
+            workers=self.workers,
+            progress=counter(progress, "search", ref),
+            make=self.meters,
+        )
+        made = assemble(
+            base.info,
+            found.types,
+            target,
+            imatrix=matrix,
+            cache=cache / "tensors",
+            progress=_bytes(progress, ref, base.info.size),
+        )
+        _keep(found, made)
+        calibration = self.importance.calibration(matrix) or Calibration()
+        return Made(
+            info=made,
+            notes=tuple(_said(found)),
+            found={"tensors": dict(found.types), "predicted_kl": found.predicted},
+            # The search read the text too: what is measured on it would look better than it is.
+            calibration=replace(calibration, text_sha256=self.text.sha256),
+        )
+
+
+def settled(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's recipe as it was before anything was found: to compare with a `Recipe.settings`."""
+    return {key: value for key, value in recipe.items() if key not in FOUND}
+
+
+def mix_name(targets: FitTargets) -> str:
+    """`size<=300MB,kl<=0.03` -> `mix-300mb-kl0.03`, fit for a folder's name."""
+    shown = {"size": "{}", "memory": "memory{}", "kl": "kl{:g}", "decode": "decode{:g}"}
+    parts = [
+        shown[name].format(_short(value) if name in ("size", "memory") else value)
+        for name in shown
+        if (value := getattr(targets, name)) is not None
+    ]
+    return re.sub(r"[^a-z0-9._-]+", "", "-".join(["mix", *parts]).lower())[:100]
+
+
+def sensitivity(digest: str) -> dict[str, dict[str, float]]:
+    """KL of each tensor alone by type, as the search found that made the file with the SHA-256 `digest`; empty where
+    nothing is kept of it."""
+    try:
+        found = json.loads(_kept(digest).read_text(encoding="utf-8"))
+        return {str(name): {str(k): float(v) for k, v in row.items()} for name, row in found["costs"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
+
+
+def _copied(base: Base, target: Path) -> Made:
+    with disk_errors(target.parent, base.info.size):
+        if base.ours:
+            os.link(base.info.path, target)
+        else:
+            require_space(target.parent, base.info.size)
+            shutil.copyfile(base.info.path, target)
+    return Made(info=inspect(target))
+
+
+def _short(size: int) -> str:
+    """Bytes in the largest unit of thousands that leaves them whole."""
+    for unit in ("", "k", "m", "g"):
+        if size % 1000 or size < 1000:
+            return f"{size}{unit}b"
+        size //= 1000
+    return f"{size}tb"
+
+
+def _said(found: Found) -> list[str]:
+    how = f"{len(found.trials)} mixes measured on {found.tokens} tokens in {found.seconds:.0f} s"
+    said = [f"searched: {how}; KL there {found.measured:.4g}, predicted {found.predicted:.4g} nats a token"]
+    if not found.complete:
+        said.append("the budget ended the search early: a longer one may find a better mix")
+    return said
+
+
+def _keep(found: Found, made: GgufInfo) -> None:
+    """For a report. The variant is sound without it."""
+    trials = [{k: v for k, v in asdict(t).items() if k != "types"} for t in found.trials]
+    target = _kept(sha256(made.path))
+    with disk_errors(target.parent):
+        write_text(target, json.dumps({"costs": found.costs, "trials": trials, "seconds": found.seconds}))
+
+
+def _kept(digest: str) -> Path:
+    return _searches() / f"{digest}.json"
+
+
+def _searches() -> Path:
+    folder = home() / "searches"
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _bytes(progress: OnProgress, ref: str, total: int) -> Callable[[int], None]:
+    return lambda done: progress(Progress(stage="quantize", what=ref, done=done, total=total))
