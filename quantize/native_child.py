@@ -8,10 +8,17 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from foreshore.quantize.channel import Json, Tell, serve
 
+NOTE_BYTES = 127  # of a text among a file's facts that llama.cpp lets one set
 _BEGINS = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
 
 
@@ -45,25 +52,51 @@ def quantize(job: Json, tell: Tell) -> Json:
     params.nthread = job["threads"]
     params.allow_requantize = job["requantize"]
     params.dry_run = job["dry_run"]
-    kept = _imatrix(job["imatrix"], llama_cpp) if job["imatrix"] else None
+    kept = _imatrix(Path(job["imatrix"]), llama_cpp) if job["imatrix"] else None
     if kept is not None:
-        params.imatrix = ctypes.cast(kept, type(params.imatrix))
+        params.imatrix = ctypes.cast(kept.entries, type(params.imatrix))
+        params.kv_overrides = ctypes.cast(kept.notes, type(params.kv_overrides))
     source, target = os.fsencode(job["source"]), os.fsencode(job["target"])
     status = llama_cpp.llama_model_quantize(source, target, ctypes.byref(params))
     return {"status": int(status), "lines": log.lines}
 
 
-def _imatrix(path: str, llama_cpp: Any) -> Any:
-    from foreshore.quantize.imatrix import read_imatrix
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """Native arrays, and the rows that their pointers lead to."""
 
-    values = read_imatrix(path)
-    entries = (llama_cpp.llama_model_imatrix_data * (len(values) + 1))()  # the last one, all zero, ends it
-    for entry, (name, row) in zip(entries, values.items(), strict=False):
+    entries: Any
+    notes: Any
+    rows: Mapping[str, NDArray[np.float32]]
+
+
+def _imatrix(path: Path, llama_cpp: Any) -> _Kept:
+    from foreshore.quantize.imatrix import Imatrix
+
+    matrix = Imatrix.load(path)
+    rows = matrix.means()
+    entries = (llama_cpp.llama_model_imatrix_data * (len(rows) + 1))()  # the last one, all zero, ends it
+    for entry, (name, row) in zip(entries, rows.items(), strict=False):
         entry.name = name.encode()
         entry.data = row.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         entry.size = row.size
-    entries.kept = values  # the rows live as long as the pointers to them
-    return entries
+    noted: dict[str, str | int] = {"file": path.name, "dataset": (*matrix.datasets, "")[0]}
+    noted |= {"entries_count": len(rows), "chunks_count": matrix.chunks}
+    return _Kept(entries=entries, notes=_notes(noted, llama_cpp), rows=rows)
+
+
+def _notes(found: Mapping[str, str | int], llama_cpp: Any) -> Any:
+    """What llama-quantize writes about the matrix into the file, in its order; what is empty or 0 is not known."""
+    known = {key: value for key, value in found.items() if value}
+    notes = (llama_cpp.llama_model_kv_override * (len(known) + 1))()
+    for note, (key, value) in zip(notes, known.items(), strict=False):
+        note.key = f"quantize.imatrix.{key}".encode()
+        if isinstance(value, str):
+            note.tag = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_STR
+            note.value.val_str = value.encode()[:NOTE_BYTES].decode(errors="ignore").encode()
+        else:
+            note.tag, note.value.val_i64 = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT, value
+    return notes
 
 
 if __name__ == "__main__":
