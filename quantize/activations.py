@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshore.errors import ModelError, SetupError
+from foreshore.quantize.blocks import TensorStruct, check_layout, library
 from foreshore.quantize.imatrix import Imatrix
 
 __all__ = ["Activations"]
@@ -18,25 +19,8 @@ FEWEST_ROWS = 16  # of a matrix product: llama-imatrix looks at none with fewer
 LAYERS, OUTPUTS = "blk.", ("output.weight", "token_embd.weight")
 
 
-class Node(ctypes.Structure):
-    """`struct ggml_tensor` (ggml.h)."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("ne", ctypes.c_int64 * 4),  # the row length first
-        ("nb", ctypes.c_size_t * 4),  # strides, bytes
-        ("op", ctypes.c_int),
-        ("op_params", ctypes.c_int32 * 16),
-        ("flags", ctypes.c_int32),
-        ("src", ctypes.c_void_p * 10),
-        ("view_src", ctypes.c_void_p),
-        ("view_offs", ctypes.c_size_t),
-        ("data", ctypes.c_void_p),
-        ("name", ctypes.c_char * 64),
-        ("extra", ctypes.c_void_p),
-        ("padding", ctypes.c_char * 8),
-    )
+class Node(TensorStruct):
+    """What a tensor of the graph is computed from, and its values."""
 
     def source(self, place: int) -> Node:
         return Node.from_address(self.src[place])
@@ -158,14 +142,9 @@ def _name(weight: Node) -> str:
 
 
 def _operations() -> tuple[int, int]:
-    """The numbers of MUL_MAT and MUL_MAT_ID, which change between releases. Raises `SetupError` if `Node` does too."""
-    import llama_cpp.llama_cpp as native
-
-    library = native._lib
-    library.ggml_op_name.restype = ctypes.c_char_p
-    library.ggml_tensor_overhead.restype = ctypes.c_size_t
-    names = [library.ggml_op_name(number) for number in range(64)]
-    header = 32  # struct ggml_object, which the overhead counts in
-    if library.ggml_tensor_overhead() - header != ctypes.sizeof(Node) or b"MUL_MAT_ID" not in names:
-        raise SetupError("this engine's tensors are not laid out as known", hint="install the pinned llama-cpp-python")
+    """The numbers of MUL_MAT and MUL_MAT_ID, which change between releases. Raises `SetupError` where the engine is
+    another than the pinned one."""
+    check_layout()
+    library().ggml_op_name.restype = ctypes.c_char_p
+    names = [library().ggml_op_name(number) for number in range(64)]
     return names.index(b"MUL_MAT"), names.index(b"MUL_MAT_ID")

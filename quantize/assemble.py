@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any
 
 from foreshore.disk import disk_errors, require_space
 from foreshore.edge.gguf import FILE_TYPES, TENSOR_TYPES, GgufInfo, Tensor, inspect
 from foreshore.errors import ModelError, SetupError, UsageError
+from foreshore.quantize import child
 
 __all__ = ["assemble", "file_bytes", "file_type", "tensor_bytes"]
 
@@ -33,12 +28,14 @@ def assemble(
     *,
     imatrix: Path | None = None,
     cache: Path | None = None,
+    stand_in: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> GgufInfo:
     """Write `target`, whole or not at all, and check it. A tensor that is not in `types` is copied as it is.
 
     Each tensor's bytes are those that llama.cpp's quantizer makes of it with the same importance matrix. `cache` is a
-    folder of tensors that were quantized before; `progress` is told the bytes of `base` worked on so far.
+    folder of tensors that were quantized before; `progress` is told the bytes of `base` worked on so far. `stand_in`
+    quantizes only some rows of each tensor and repeats them: a file to measure speed with, quickly made.
     Raises `UsageError` for a type that a tensor's rows do not divide into, `ModelError` for weights or a matrix that
     do not do, `SetupError` where the disk is full or the process dies.
     """
@@ -52,12 +49,14 @@ def assemble(
         "target": str(draft),
         "imatrix": str(imatrix) if imatrix else None,
         "cache": str(cache) if cache else None,
+        "stand_in": stand_in,
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     }
     with disk_errors(target.parent, needed):
         require_space(target.parent, needed)
         try:
-            _run(job, progress)
+            doing = f"wrote {target.name!r}"
+            child.run("foreshore.quantize.assembler", job, doing=doing, progress=lambda done, total: progress(done))
             made = inspect(draft)
             wrong = [t.name for t in made.tensors if types.get(t.name, _types(base)[t.name]) != t.type]
             if wrong or made.size > needed:
@@ -110,49 +109,6 @@ def _check(base: GgufInfo, types: Mapping[str, str]) -> None:
 
 def _types(base: GgufInfo) -> Mapping[str, str]:
     return MappingProxyType({t.name: t.type for t in base.tensors})
-
-
-def _run(job: dict[str, Any], progress: Callable[[int], None]) -> None:
-    answer: dict[str, Any] = {}
-    with tempfile.TemporaryFile() as errors:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "foreshore.quantize.assembler"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,
-        )
-        assert child.stdin
-        assert child.stdout
-        try:
-            with suppress(BrokenPipeError):
-                child.stdin.write(json.dumps(job) + "\n")
-                child.stdin.flush()
-            for line in child.stdout:
-                answer = json.loads(line)
-                if "done" in answer:
-                    progress(answer["done"])
-        finally:
-            child.kill()
-            code = child.wait()
-            for pipe in (child.stdin, child.stdout):
-                with suppress(OSError):
-                    pipe.close()
-        _judge(answer, code, errors)
-
-
-def _judge(answer: dict[str, Any], code: int, errors: IO[bytes]) -> None:
-    if "errno" in answer:
-        raise OSError(answer["errno"], answer["reason"])
-    if "error" in answer:
-        raise ModelError(answer["error"], hint=answer["hint"])
-    if not answer.get("written"):
-        errors.seek(0)
-        said = errors.read()[-2000:].decode(errors="replace").strip()
-        hint = f"run `foreshore doctor`; it said: {said or 'nothing'}"
-        raise SetupError(f"the native quantizer ended (code {code}) before the file was whole", hint=hint)
 
 
 def _pad(value: int, alignment: int) -> int:

@@ -1,22 +1,19 @@
 """The process that writes a file of mixed types: `python -P -m foreshore.quantize.assembler`, driven by `assemble`.
 
-It reads one job (a JSON line) from stdin and ends itself when stdin closes. On stdout it writes JSON lines: {"done":
-bytes of the source} after each tensor, then {"written": true}, {"error", "hint"}, or {"errno", "reason"} of the disk.
+It tells the bytes of the source that are done after each tensor.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 from foreshore.edge.gguf import inspect
-from foreshore.errors import ModelError, SetupError
+from foreshore.errors import ModelError
 from foreshore.quantize.blocks import TYPE_NUMBERS, library
+from foreshore.quantize.channel import Json, Tell, serve
 from foreshore.quantize.imatrix import read_imatrix
 from foreshore.quantize.tensor_cache import TensorCache
 
@@ -29,32 +26,7 @@ class _Parameters(ctypes.Structure):
     _fields_ = [("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p)]
 
 
-def main() -> None:
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever else prints, it does not get between the lines
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-    def send(**event: Any) -> None:
-        out.write(json.dumps(event) + "\n")
-        out.flush()
-
-    try:
-        _write(job, send)
-        send(written=True)
-    except (ModelError, SetupError) as error:
-        send(error=error.message, hint=error.hint)
-    except OSError as error:
-        send(errno=error.errno, reason=error.strerror)
-    os._exit(0)
-
-
-def _die_with_parent() -> None:
-    os.read(0, 1)  # returns when the parent is gone
-    os._exit(1)
-
-
-def _write(job: dict[str, Any], send: Any) -> None:
+def write(job: Json, tell: Tell) -> Json:
     info, types = inspect(job["base"]), job["types"]
     importance = read_imatrix(job["imatrix"]) if job["imatrix"] else None
     cache = TensorCache(Path(job["cache"]) if job["cache"] else None, importance)
@@ -62,16 +34,21 @@ def _write(job: dict[str, Any], send: Any) -> None:
     with Path(job["target"]).open("wb") as file:
         file.write(_header(job))
         for tensor in info.tensors:  # in the order of the header, which is the source's
-            blocks = cache.blocks(info, tensor, types.get(tensor.name, tensor.type), threads=job["threads"])
+            kind = types.get(tensor.name, tensor.type)
+            if job["stand_in"]:
+                blocks = cache.stand_in(info, tensor, kind)
+            else:
+                blocks = cache.blocks(info, tensor, kind, threads=job["threads"])
             file.write(blocks.data)
             file.write(bytes(-file.tell() % info.alignment))
             done += tensor.nbytes
-            send(done=done)
+            tell(done, info.size)
         file.flush()
         os.fsync(file.fileno())
+    return {}
 
 
-def _header(job: dict[str, Any]) -> bytes:
+def _header(job: Json) -> bytes:
     """The source's header with the new types, written by ggml, which also places the tensors anew."""
     gguf = _gguf()
     context = gguf.gguf_init_from_file(os.fsencode(job["base"]), _Parameters(no_alloc=True, context=None))
@@ -101,4 +78,4 @@ def _gguf() -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    serve(write)

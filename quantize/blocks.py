@@ -1,6 +1,6 @@
 """ggml's blocks: one tensor's values to a quantized type and back, and a loaded model's tensors as they lie in memory.
 
-Native code that may assert: only processes that may die import this (`foreshore.quantize.meter`).
+Native code that may assert: only processes that may die import this (`foreshore.quantize.sensitivity`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshore.edge.gguf import TENSOR_TYPES
+from foreshore.errors import SetupError
 
-__all__ = ["TensorStruct", "dequantize", "library", "overwrite", "quantize", "row_bytes", "sources", "to_float32"]
+__all__ = [
+    "TYPE_NUMBERS",
+    "TensorStruct",
+    "check_layout",
+    "dequantize",
+    "library",
+    "overwrite",
+    "quantize",
+    "row_bytes",
+    "sources",
+    "to_float32",
+]
 
 TYPE_NUMBERS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
 _BLOCKS = {name: (block, size) for name, block, size in TENSOR_TYPES.values()}
 _FLOATS: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2"), "bf16": np.dtype("<u2")}
 CHUNK_WEIGHTS = 1 << 18  # that a thread quantizes at once
 MAX_SOURCES = 10  # GGML_MAX_SRC
+OBJECT_BYTES = 32  # struct ggml_object, which the overhead of a tensor counts in
 
 Values = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -49,6 +62,13 @@ class TensorStruct(ctypes.Structure):
         ("extra", ctypes.c_void_p),
         ("padding", ctypes.c_char * 8),
     ]
+
+
+def check_layout() -> None:
+    """Raise `SetupError` where the engine's tensors are not laid out as `TensorStruct`."""
+    library().ggml_tensor_overhead.restype = ctypes.c_size_t
+    if library().ggml_tensor_overhead() - OBJECT_BYTES != ctypes.sizeof(TensorStruct):
+        raise SetupError("this engine's tensors are not laid out as known", hint="install the pinned llama-cpp-python")
 
 
 class _Traits(ctypes.Structure):

@@ -1,13 +1,16 @@
 """One type for each tensor, so that a sum is smallest within a limit of bytes: the multiple-choice knapsack. Pure.
 
 Dynamic programming over a limit cut into steps; bytes are rounded up to whole steps, so no solution is above the limit.
-What the rounding left free is filled at the end, with the true bytes.
+What the rounding left free is filled at the end, with the true bytes. Further limits, on seconds and on memory, enter
+as prices (Lagrange multipliers) that are raised until they hold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
 from math import inf
 
 import numpy as np
@@ -15,19 +18,22 @@ from numpy.typing import NDArray
 
 __all__ = ["Frontier", "Option", "frontier", "lightest", "solve"]
 
-STEPS = 20_000
+STEPS = 6_000
+PRICED_STEPS = 2_000  # where one solution takes many
+HALVINGS, ROUNDS = 16, 3  # of the interval that a price is looked for in; of all prices in turn
 FORBIDDING = 1e30  # a finite cost in place of an infinite one, so that what must be taken still can be
 CELLS = 4_000_000  # of the table: with very many tensors the steps become coarser
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """`cost` is what the sum is to keep small; `seconds` is a second thing that may be limited."""
+    """`cost` is what the sum is to keep small; `seconds` and `memory` are further things that may be limited."""
 
     type: str
     bytes: int
     cost: float
     seconds: float = 0.0
+    memory: int = 0
 
 
 Options = Mapping[str, Sequence[Option]]  # of each tensor, one at least
@@ -67,14 +73,14 @@ class Frontier:
         return {name: choice[name] for name in self.options}
 
 
-def frontier(options: Options, limit: int) -> Frontier:
+def frontier(options: Options, limit: int, most_steps: int = STEPS) -> Frontier:
     """Raises `ValueError` if even the lightest choice has more than `limit` bytes."""
     base = total_bytes(lightest(options))
     heaviest = sum(max(o.bytes for o in some) for some in options.values())
     if base > limit:
         raise ValueError(f"the lightest choice has {base} bytes, more than {limit}")
     limit = min(limit, heaviest)
-    steps = max(64, min(STEPS, CELLS // max(len(options), 1)))
+    steps = max(64, min(most_steps, CELLS // max(len(options), 1)))
     step = max(1, -(-(limit - base) // steps))
     costs = np.zeros((limit - base) // step + 1)
     picks = []
@@ -84,28 +90,15 @@ def frontier(options: Options, limit: int) -> Frontier:
     return Frontier(options=options, limit=limit, step=step, costs=costs, picks=tuple(picks))
 
 
-def solve(options: Options, limit: int, *, seconds: float = inf) -> Choice:
-    """The choice of at most `limit` bytes, and at most so many seconds, whose costs are least.
+def solve(options: Options, limit: int, *, seconds: float = inf, memory: float = inf) -> Choice:
+    """The choice of at most `limit` bytes, so many seconds and so much memory, whose costs are least.
 
-    The seconds enter by a Lagrange multiplier that is searched for, so there the choice is close to the best, not
-    always it. Raises `ValueError` if no choice that was found is within both.
+    With a bound on seconds or memory that counts, the choice is close to the best, not always it. Raises `ValueError`
+    if none was found that is within all.
     """
     best = frontier(options, limit).within(limit)
-    if total_seconds(best) <= seconds:
-        return best
-    low, high = 0.0, _steepest(options)
-    fast = _priced(options, limit, high)
-    if total_seconds(fast) > seconds:
-        raise ValueError(
-            f"within {limit} bytes nothing is faster than {total_seconds(fast)} seconds, and not {seconds}"
-        )
-    for _ in range(24):
-        middle = (low * high) ** 0.5 if low else high / 1e6
-        found = _priced(options, limit, middle)
-        low, high = (low, middle) if total_seconds(found) <= seconds else (middle, high)
-        if total_seconds(found) <= seconds and total_cost(found) < total_cost(fast):
-            fast = found
-    return fast
+    allowed = (seconds, memory)
+    return best if _holds(best, allowed) else _priced(options, limit, allowed)
 
 
 def lightest(options: Options) -> Choice:
@@ -122,6 +115,10 @@ def total_cost(choice: Choice) -> float:
 
 def total_seconds(choice: Choice) -> float:
     return sum(o.seconds for o in choice.values())
+
+
+def total_memory(choice: Choice) -> int:
+    return sum(o.memory for o in choice.values())
 
 
 def _least(some: Sequence[Option]) -> Option:
@@ -151,6 +148,11 @@ def _steps(nbytes: int, step: int) -> int:
 
 def _fill(choice: Choice, options: Options, limit: int) -> Choice:
     """Spend what is left of `limit` on the change that saves the most cost for its bytes, again and again."""
+    return _filled(choice, options, limit, (inf, inf))
+
+
+def _filled(choice: Choice, options: Options, limit: int, allowed: Sequence[float]) -> Choice:
+    """`_fill` that keeps within `allowed` seconds and memory, too."""
     while True:
         left = limit - total_bytes(choice)
         better = [
@@ -159,25 +161,74 @@ def _fill(choice: Choice, options: Options, limit: int) -> Choice:
             for o in options[name]
             if o.cost < now.cost and o.bytes - now.bytes <= left
         ]
-        if not better:
+        for _, name, option in sorted(better, key=lambda found: -found[0]):
+            changed = choice | {name: option}
+            if _holds(changed, allowed):
+                choice = changed
+                break
+        else:
             return choice
-        _, name, option = max(better, key=lambda found: found[0])
-        choice = choice | {name: option}
 
 
-def _priced(options: Options, limit: int, price: float) -> Choice:
-    """The best choice where a second costs `price`, with its own costs."""
+def _holds(choice: Choice, allowed: Sequence[float]) -> bool:
+    return total_seconds(choice) <= allowed[0] and total_memory(choice) <= allowed[1]
+
+
+def _priced(options: Options, limit: int, allowed: Sequence[float]) -> Choice:
+    """Each bound in turn gets the lowest price at which it holds, the others' prices given."""
+    totals = (total_seconds, total_memory)
+    steepest = [_steepest(options, name) for name in ("seconds", "memory")]
+    prices = [0.0, 0.0]
+    found: list[Choice] = []
+
+    def at(number: int, price: float) -> bool:
+        prices[number] = price
+        choice = _at_prices(options, limit, prices)
+        if _holds(choice, allowed):
+            found.append(choice)
+        return totals[number](choice) <= allowed[number]
+
+    for _ in range(ROUNDS):
+        for number in range(2):
+            prices[number] = _lowest(partial(at, number), steepest[number])
+        if found:
+            return _filled(min(found, key=total_cost), options, limit, allowed)
+    raise ValueError(f"no choice within {limit} bytes was found that is within {allowed} seconds and bytes of memory")
+
+
+def _lowest(enough: Callable[[float], bool], steepest: float) -> float:
+    """The lowest price that is enough, about; the steepest where none is."""
+    if enough(0.0):
+        return 0.0
+    if not enough(steepest):
+        return steepest
+    low, high = steepest * 1e-9, steepest
+    for _ in range(HALVINGS):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _at_prices(options: Options, limit: int, prices: Sequence[float]) -> Choice:
+    """The best choice where seconds and memory cost so much each, with its own costs."""
     priced = {
-        name: [Option(type=str(i), bytes=o.bytes, cost=o.cost + price * o.seconds) for i, o in enumerate(some)]
+        name: [
+            replace(o, type=str(i), cost=min(o.cost, FORBIDDING) + prices[0] * o.seconds + prices[1] * o.memory)
+            for i, o in enumerate(some)
+        ]
         for name, some in options.items()
     }
-    return {name: options[name][int(o.type)] for name, o in frontier(priced, limit).within(limit).items()}
+    choice = frontier(priced, limit, PRICED_STEPS).within(limit)
+    return {name: options[name][int(o.type)] for name, o in choice.items()}
 
 
-def _steepest(options: Options) -> float:
-    """A price at which nothing but the seconds counts."""
-    costs = sum(max((o.cost for o in some if o.cost < inf), default=0.0) for some in options.values())
+def _steepest(options: Options, thing: str) -> float:
+    """A price at which nothing else counts."""
+    costs = sum(max((o.cost for o in some if o.cost < FORBIDDING), default=0.0) for some in options.values())
     gaps = [
-        abs(a.seconds - b.seconds) for some in options.values() for a in some for b in some if a.seconds != b.seconds
+        gap
+        for some in options.values()
+        for a, b in combinations(some, 2)
+        if (gap := abs(getattr(a, thing) - getattr(b, thing)))
     ]
-    return costs / min(gaps) * 2 if gaps else 1.0
+    return (costs or 1.0) / min(gaps) * 2 if gaps else 0.0

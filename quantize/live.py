@@ -18,7 +18,7 @@ from foreshore.edge.batch import Batch
 from foreshore.edge.gguf import GgufInfo, Tensor, inspect
 from foreshore.edge.vocab import Vocab
 from foreshore.errors import ModelError, SetupError
-from foreshore.quantize.blocks import TYPE_NUMBERS, TensorStruct, overwrite, sources
+from foreshore.quantize.blocks import TYPE_NUMBERS, TensorStruct, check_layout, overwrite, sources
 from foreshore.quantize.tensor_cache import TensorCache
 
 __all__ = ["LiveModel", "Window"]
@@ -37,7 +37,9 @@ class LiveModel:
     def __init__(self, path: Path, cache: TensorCache, *, context: int, threads: int) -> None:
         self.info: GgufInfo = inspect(path)
         self.cache, self.context, self.threads = cache, context, threads
-        self._contexts: list[Any] = []
+        check_layout()
+        if self.info.get(".attention.causal") is False:
+            raise ModelError(f"{path.name!r} predicts no next token: there is no divergence to search by")
         native.llama_backend_init()
         self._model = _load(path)
         self.vocab = Vocab(self._model)
@@ -139,7 +141,7 @@ def _load(path: Path) -> Any:
     model = native.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise ModelError(f"the engine cannot load {path.name!r}", hint="its log says why: `foreshore doctor`")
-    if not native.llama_model_has_decoder(model) or native.llama_model_has_encoder(model):
+    if native.llama_model_has_encoder(model):
         raise ModelError(f"{path.name!r} predicts no next token: there is no divergence to search by")
     return model
 

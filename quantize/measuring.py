@@ -55,13 +55,15 @@ class Measuring:
     def tokens(self, windows: int) -> int:
         return sum(self.meters.first.tokens[:windows])
 
-    def kl(self, mixes: Sequence[Mix], windows: int) -> list[float | None]:
-        """Mean nats a token of each mix; infinite where it computes no numbers, `None` where the budget was spent."""
+    def kl(self, mixes: Sequence[Mix], windows: int, *, always: bool = False) -> list[float | None]:
+        """Mean nats a token of each mix; infinite where it computes no numbers, `None` where the budget was spent
+        (`always`: measured even then)."""
         keys = [{"mix": dict(mix), "windows": windows} for mix in mixes]
         found = [self.record.get(key) for key in keys]
         missing = [i for i, kl in enumerate(found) if kl is None]
         self.steps.step(len(mixes) - len(missing))
-        tasks = [self._in_time(partial(Meter.divergences, mix=mixes[i], windows=windows)) for i in missing]
+        jobs = [partial(_divergences, mix=mixes[i], windows=windows) for i in missing]
+        tasks = jobs if always else [self._in_time(job) for job in jobs]
         for number, sums in self.meters.map(tasks):
             if sums is not None:
                 kl = sum(sums) / self.tokens(windows)
@@ -95,3 +97,7 @@ class Measuring:
 
     def _in_time(self, task: Callable[[Meter], Sequence[float]]) -> Callable[[Meter], Sequence[float] | None]:
         return lambda meter: task(meter) if self.steps.left_s > 0 else None
+
+
+def _divergences(meter: Meter, mix: Mix, windows: int) -> Sequence[float]:
+    return meter.divergences(mix, windows)

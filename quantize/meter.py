@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
-from foreshore.errors import ModelError, SetupError
+from foreshore.quantize.child import Child
 from foreshore.quantize.texts import Corpus
 
-__all__ = ["Meter", "MeterJob", "Meters", "Mix"]
+__all__ = ["MODULE", "Asked", "Meter", "MeterJob", "Meters", "Mix"]
 
+MODULE = "foreshore.quantize.sensitivity"
 Mix = Mapping[str, str]  # tensor -> type; every other tensor keeps its parent's
 
 
@@ -35,70 +32,57 @@ class MeterJob:
     context: int = 512
     threads: int = 1
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": os.fspath(self.model),
+            "imatrix": os.fspath(self.imatrix) if self.imatrix else None,
+            "cache": os.fspath(self.cache) if self.cache else None,
+            "documents": self.corpus.documents,
+            "special": self.corpus.special,
+            "context": self.context,
+            "threads": self.threads,
+        }
+
+
+class Asked(Protocol):
+    """A process of `MODULE`, wherever it runs."""
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...
+
 
 class Meter:
     """`tokens` of each window, and the tensors that the graph `used`, are known once it is made.
 
-    Raises `ModelError` for a model that cannot be measured, `SetupError` where the process dies.
+    `process` is a new local one if not given. Raises `ModelError` for a model that cannot be measured, `SetupError`
+    where the process dies.
     """
 
-    def __init__(self, job: MeterJob) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
-        self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "foreshore.quantize.sensitivity"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            encoding="utf-8",
-            start_new_session=True,
-        )
+    def __init__(self, job: MeterJob, process: Asked | None = None) -> None:
+        self._process = process or Child(MODULE, doing=f"measured mixes of {job.model.name!r}")
         try:
-            described = self._ask(_opening(job))
+            described = self._process.ask(job.to_json())
         except BaseException:
             self.close()
             raise
         self.tokens: list[int] = described["tokens"]
         self.used = frozenset(described["used"])
 
+    def paces(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Of tensor and type: the seconds that quantizing one weight takes, on all threads."""
+        return [float(s) for s in self._process.ask({"paces": list(pairs)})["paces"]]
+
     def errors(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Of tensor and type: the squared error weighted by importance, as a share of the squared values."""
-        return [float(e) for e in self._ask({"errors": list(pairs)})["errors"]]
+        return [float(e) for e in self._process.ask({"errors": list(pairs)})["errors"]]
 
     def divergences(self, mix: Mix, windows: int) -> list[float]:
         """KL(parent || mix) in nats, summed over each of the first `windows` windows."""
-        return [float(kl) for kl in self._ask({"mix": dict(mix), "windows": windows})["kl"]]
+        return [float(kl) for kl in self._process.ask({"mix": dict(mix), "windows": windows})["kl"]]
 
     def close(self) -> None:
-        self._child.kill()
-        self._child.wait()
-        for pipe in (self._child.stdin, self._child.stdout):
-            with suppress(OSError):
-                if pipe:
-                    pipe.close()
-        self._errors.close()
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._child.stdin
-        assert self._child.stdout
-        with suppress(OSError):  # it died: the missing answer says so
-            self._child.stdin.write(json.dumps(request) + "\n")
-            self._child.stdin.flush()
-        line = self._child.stdout.readline()
-        if not line:
-            raise self._crash()
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise (SetupError if answer["setup"] else ModelError)(answer["error"], hint=answer["hint"])
-        return answer
-
-    def _crash(self) -> SetupError:
-        code = self._child.wait()
-        self._errors.seek(0)
-        said = self._errors.read()[-2000:].decode(errors="replace").strip()
-        why = f"signal {-code}" if code < 0 else f"exit code {code}"
-        hint = f"run `foreshore doctor`; it said: {said or 'nothing'}"
-        return SetupError(f"the measuring process ended ({why}); was there enough memory?", hint=hint)
+        self._process.close()
 
 
 class Meters:
@@ -106,12 +90,26 @@ class Meters:
 
     def __init__(self, job: MeterJob, count: int, make: Callable[[MeterJob], Meter] = Meter) -> None:
         self._meters: list[Meter] = []
-        results = list(_side_by_side([lambda: make(job)] * count))
-        self._meters = [r for r in results if not isinstance(r, BaseException)]
-        failed = [r for r in results if isinstance(r, BaseException)]
-        if failed:
+        self._closed = False
+        errors: list[BaseException] = []
+
+        def start() -> None:
+            try:
+                meter = make(job)
+            except BaseException as error:
+                errors.append(error)
+                return
+            self._meters.append(meter)
+            if self._closed:  # interrupted meanwhile
+                meter.close()
+
+        try:
+            _side_by_side(start, count)
+            if errors:
+                raise errors[0]
+        except BaseException:
             self.close()
-            raise failed[0]
+            raise
 
     def __enter__(self) -> Meters:
         return self
@@ -145,6 +143,7 @@ class Meters:
             yield number, result
 
     def close(self) -> None:
+        self._closed = True
         for meter in self._meters:
             meter.close()
 
@@ -160,30 +159,9 @@ def _work(meter: Meter, waiting: Any, done: Any) -> None:
                 return
 
 
-def _side_by_side(makers: Sequence[Callable[[], Any]]) -> list[Any]:
-    results: list[Any] = [None] * len(makers)
-
-    def make(number: int) -> None:
-        try:
-            results[number] = makers[number]()
-        except BaseException as error:
-            results[number] = error
-
-    threads = [threading.Thread(target=make, args=(i,)) for i in range(len(makers))]
+def _side_by_side(work: Callable[[], None], count: int) -> None:
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return results
-
-
-def _opening(job: MeterJob) -> dict[str, Any]:
-    return {
-        "model": os.fspath(job.model),
-        "imatrix": os.fspath(job.imatrix) if job.imatrix else None,
-        "cache": os.fspath(job.cache) if job.cache else None,
-        "documents": job.corpus.documents,
-        "special": job.corpus.special,
-        "context": job.context,
-        "threads": job.threads,
-    }

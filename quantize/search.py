@@ -10,9 +10,11 @@ The mix that measured best wins. All are measured on the same documents, so that
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
@@ -21,30 +23,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshore.disk import sha256
-from foreshore.edge.gguf import inspect
+from foreshore.edge.gguf import GgufInfo, inspect
+from foreshore.edge.options import EngineOptions
 from foreshore.errors import ModelError, UsageError
-from foreshore.quantize.assemble import file_bytes
+from foreshore.quantize.bounds import Bounds, memory_table
 from foreshore.quantize.costs import Belief
+from foreshore.quantize.decode_times import DecodeTimes
 from foreshore.quantize.fit_targets import FitTargets
 from foreshore.quantize.imatrix import read_imatrix
-from foreshore.quantize.knapsack import Choice, frontier, lightest, solve, total_bytes
+from foreshore.quantize.knapsack import Choice, Option, frontier, total_memory, total_seconds
 from foreshore.quantize.measurements import Measurements
 from foreshore.quantize.measuring import Measuring, OnSteps, Steps
 from foreshore.quantize.meter import Meter, MeterJob, Meters, Mix
+from foreshore.quantize.prune import prune
+from foreshore.quantize.search_plan import (
+    DECODE_CHECKS,
+    PROBES,
+    SearchPlan,
+    affordable,
+    decode_table,
+    search_plan,
+)
 from foreshore.quantize.survey import TYPES, Survey, candidates
-from foreshore.quantize.tensor_cache import prune
 from foreshore.quantize.texts import Corpus
 
 __all__ = ["Found", "Trial", "search"]
 
-PROBES = (("q3_k", "q4_0"), ("q5_k", "q8_0"))  # measured alone; the second of a pair where rows do not divide by 256
-TOKENS = (4096, 2048, 1024, 512, 256)  # that a probe may be measured on
-TRIAL_SHARE = 3  # a whole mix is measured on so many times the tokens of a probe
-PROBING, TRYING = 0.4, 0.8  # shares of the budget, and of what is then left
-TIMED_TOKENS = 512  # of the measurement by which all others are planned
-MOST_TRIALS = 48
 CONTEXT = 512
 SMALL = 512 << 20  # bytes of a parent that every core may have a process of its own for
+MOST_TRIALS = 48
 DRAWS = 8  # of a mix that was not measured yet, before the trials end
 
 
@@ -71,6 +78,8 @@ class Found:
     complete: bool  # `False`: the budget ended it early
     costs: Mapping[str, Mapping[str, float]]  # KL of each tensor alone, by type
     trials: tuple[Trial, ...]
+    memory: int | None = None  # bytes that a worker holds, where that was a target
+    decode: float | None = None  # tokens/s of one stream, measured, where that was a target
 
 
 def search(
@@ -82,7 +91,9 @@ def search(
     budget_s: float = 600.0,
     cache: Path | None = None,
     workers: int | None = None,
+    trials: int = MOST_TRIALS,
     types: Sequence[str] = TYPES,
+    engine: EngineOptions | None = None,
     progress: OnSteps = lambda done, total: None,
     make: Callable[[MeterJob], Meter] = Meter,
 ) -> Found:
@@ -90,88 +101,75 @@ def search(
 
     `corpus` is what KL is measured on: keep it apart from what the result is judged by. `cache` is a folder that keeps
     measurements and quantized tensors: a search that was killed goes on from there. `workers` processes measure side
-    by side (default: one a core for small models, else one). `progress` is told of steps whose number is fixed before
-    the first is done. Raises `UsageError` where the targets cannot be met, saying what can, `ModelError` for a model
-    that cannot be searched, `SetupError`.
+    by side (default: one a core for small models, else one), at most `trials` whole mixes. `engine` is how the model
+    will be run, for its memory and speed. `progress` is told of steps whose number is fixed before the first is done.
+    Raises `UsageError` where the targets cannot be met, saying what can, `ModelError` for a model that cannot be
+    searched, `SetupError`.
     """
     began, steps, info = time.monotonic(), Steps(progress, budget_s), inspect(base)
     workers = workers or (_cores() if info.size <= SMALL else 1)
     matrix = set(read_imatrix(imatrix)) if imatrix else set()
-    job = _job(base, corpus, imatrix, cache, workers)
     settings = {
         "model": sha256(base),
         "corpus": corpus.sha256,
         "imatrix": sha256(imatrix) if imatrix else None,
-        "context": job.context,
+        "context": _context(info),
         "engine": version("llama_cpp_python"),
     }
-    with Meters(job, workers, make) as meters:
+    engine, record = engine or EngineOptions(), Measurements(cache, settings)
+    with _tensors(cache) as tensors, Meters(_job(info, corpus, imatrix, tensors, workers), workers, make) as meters:
         survey = candidates(info, meters.first.used, matrix, types)
         if not survey.types:
             raise ModelError(f"{base.name!r} has no weights to choose types for", hint="give it in f16, bf16 or f32")
-        measuring = Measuring(meters=meters, record=Measurements(cache, settings), steps=steps)
-        return _Search(survey, targets, measuring).run(began)
+        measuring = Measuring(meters=meters, record=record, steps=steps)
+        survey = affordable(measuring, survey, budget_s)
+        plan = search_plan(measuring, survey, budget_s, trials, decode=targets.decode is not None)
+        times = DecodeTimes(base=info, record=record, imatrix=imatrix, threads=engine.threads)
+        if targets.decode is not None:
+            survey = decode_table(times, measuring, survey)
+        if targets.memory is not None:
+            survey = survey.with_memory(memory_table(info, survey.types))
+        bounds = Bounds.of(targets, info, survey.options(), engine)
+        return _Search(survey, bounds, measuring, times, plan).run(began)
 
 
 class _Search:
-    def __init__(self, survey: Survey, targets: FitTargets, measuring: Measuring) -> None:
-        self.survey, self.targets, self.measuring = survey, targets, measuring
+    def __init__(
+        self, survey: Survey, bounds: Bounds, measuring: Measuring, times: DecodeTimes, plan: SearchPlan
+    ) -> None:
+        bounds.solve(survey.options())  # or an error, before anything is measured
+        self.survey, self.bounds, self.measuring, self.times, self.plan = survey, bounds, measuring, times, plan
+        self.targets = bounds.targets
         self.names = list(survey.types)
         self.belief = Belief(len(self.names))
         self.trials: list[Trial] = []
         self.rng = np.random.default_rng(0)
-        self.aim = targets.kl or 0.0  # what the mixes tried are to cost, where the smallest is looked for
-        parent = total_bytes({name: some[-1] for name, some in survey.options().items()})
-        self.fixed = file_bytes(survey.base, {}) - parent  # bytes of the file beside what is searched for
-        self.limit = self._limit(parent)
+        self.aim = self.targets.kl or 0.0  # what the mixes tried are to cost, where the smallest is looked for
 
     def run(self, began: float) -> Found:
-        steps, budget = self.measuring.steps, self._plan()
-        self._look(budget)
-        while len(self.trials) < budget.trials and (steps.left_s > 0 or not self.trials) and self._try(budget.windows):
-            pass
+        steps = self.measuring.steps
+        self._look()
+        if self.targets.decode is not None:
+            self._decodes(self._mix(self._solve()))  # how far a mix is from what its types take alone
+        self._try(self.plan.trials)
+        best, decode = self._decoding() if self.targets.decode is not None else (self._best(), None)
         complete = steps.left_s > 0
-        best = self._best()
         steps.step(steps.total - steps.done)
         return Found(
             types=best.types,
             bytes=best.bytes,
             predicted=self._predict(best.types),
             measured=best.measured,
-            tokens=self.measuring.tokens(budget.windows),
+            tokens=self.measuring.tokens(self.plan.windows),
             seconds=time.monotonic() - began,
             complete=complete,
             costs=self.costs,
             trials=tuple(self.trials),
+            memory=self._memory(best.types),
+            decode=decode,
         )
 
-    def _limit(self, parent: int) -> int:
-        """Bytes that the tensors may have together. Raises `UsageError` where the lightest types have more."""
-        least = total_bytes(lightest(self.survey.options()))
-        allowed = parent if self.targets.size is None else min(parent, self.targets.size - self.fixed)
-        if allowed < least:
-            nearest = f"size<={self.fixed + least}"
-            raise UsageError(f"size<={self.targets.size} is out of this model's reach", hint=f"it can have {nearest}")
-        return allowed
-
-    def _plan(self) -> _Budget:
-        """How much is measured on so that it fits the time: by a first measurement, or as a search before this did."""
-        measuring, workers = self.measuring, len(self.measuring.meters)
-        began, some = time.monotonic(), measuring.windows(TIMED_TOKENS)
-        measuring.meters.first.divergences({}, some)
-        rate = workers * measuring.tokens(some) / (time.monotonic() - began)  # tokens a second
-        probes = len(self.names) * len(PROBES)
-        room = rate * max(measuring.steps.left_s, 0) * PROBING / probes
-        key = {"probe tokens": len(self.names), "budget": round(measuring.steps.left_s, -1)}
-        tokens = measuring.record.get(key) or float(next((n for n in TOKENS if n <= room), TOKENS[-1]))
-        measuring.record.put(key, tokens)
-        windows = measuring.windows(int(TRIAL_SHARE * tokens))
-        left = max(measuring.steps.left_s, 0) * rate - probes * tokens
-        trials = int(min(max(left * TRYING / measuring.tokens(windows), workers), MOST_TRIALS))
-        measuring.steps.plan(len(self.names) + probes + trials)
-        return _Budget(probe=measuring.windows(int(tokens)), windows=windows, trials=trials)
-
-    def _look(self, budget: _Budget) -> None:
+    def _look(self) -> None:
         self.survey = self.survey.with_errors(self.measuring.errors(self.survey.pairs()))
         pairs = [
             (name, kind)
@@ -179,42 +177,54 @@ class _Search:
             for name in sorted(self.names, key=lambda n: -len(self.survey.types[n]))
             if (kind := next((k for k in pair if k in self.survey.types[name]), None))
         ]
-        found = self.measuring.kl([{name: kind} for name, kind in pairs], budget.probe)
+        found = self.measuring.kl([{name: kind} for name, kind in pairs], self.plan.probe)
         measured = [(pair, kl) for pair, kl in zip(pairs, found, strict=True) if kl is not None]
         self.survey = self.survey.with_kl(measured)
         self.costs = self.survey.costs()
 
-    def _try(self, windows: int) -> bool:
-        """Measure new mixes, one for each process. `False` where there is none that was not measured."""
+    def _try(self, count: int) -> None:
+        """Measure up to `count` new mixes, one for each process at a time, while there is time; one always."""
+        most = len(self.trials) + count
+        while len(self.trials) < most and (self.measuring.steps.left_s > 0 or not self.trials):
+            if not self._batch():
+                return
+
+    def _batch(self) -> bool:
+        """`False` where there is no mix that was not measured."""
         new: list[Choice] = []
         for _ in range(len(self.measuring.meters)):
             choice = self._propose({*(tuple(t.types.items()) for t in self.trials), *map(_key, new)})
             if choice:
                 new.append(choice)
-        mixes = [{name: o.type for name, o in choice.items()} for choice in new]
+        mixes = [self._mix(choice) for choice in new]
         predicted = [self._predict(mix) for mix in mixes]
-        for choice, mix, expected, kl in zip(new, mixes, predicted, self.measuring.kl(mixes, windows), strict=True):
+        found = self.measuring.kl(mixes, self.plan.windows, always=not self.trials)
+        for choice, mix, expected, kl in zip(new, mixes, predicted, found, strict=True):
             if kl is not None:
                 self.belief.observe(self._parts(mix), kl)
                 self.aim *= 0.99 if kl > (self.targets.kl or inf) else 1.003
-                size = self.fixed + total_bytes(choice)
-                self.trials.append(Trial(types=mix, bytes=size, predicted=expected, measured=kl))
+                self.trials.append(Trial(types=mix, bytes=self.bounds.size(choice), predicted=expected, measured=kl))
         return bool(new)
 
     def _propose(self, seen: set[tuple[tuple[str, str], ...]]) -> Choice | None:
         """The best mix by what is believed at present, or, where that was measured, by what may as well be so."""
         for draw in range(DRAWS if self.trials else 1):
-            scales = self.belief.scales(self.rng if draw or seen else None)
-            choice = self._solve(dict(zip(self.names, scales, strict=True)))
+            choice = self._solve(self.rng if draw or seen else None)
             if _key(choice) not in seen:
                 return choice
         return None
 
-    def _solve(self, scales: Mapping[str, float]) -> Choice:
-        options = self.survey.options(self.costs, scales)
+    def _solve(self, rng: np.random.Generator | None = None) -> Choice:
+        options = self._options(rng)
         if self.targets.smallest:
-            return frontier(options, self.limit).down_to(self.aim)
-        return solve(options, self.limit)
+            return frontier(options, self.bounds.bytes).down_to(self.aim)
+        return self.bounds.solve(options)
+
+    def _options(self, rng: np.random.Generator | None = None) -> Mapping[str, Sequence[Option]]:
+        return self.survey.options(self.costs, dict(zip(self.names, self.belief.scales(rng), strict=True)))
+
+    def _mix(self, choice: Choice) -> dict[str, str]:
+        return {name: option.type for name, option in choice.items()}
 
     def _parts(self, mix: Mix) -> NDArray[np.float64]:
         return np.array([self.costs[name][mix[name]] for name in self.names])
@@ -222,47 +232,83 @@ class _Search:
     def _predict(self, mix: Mix) -> float:
         return float(self._parts(mix) @ self.belief.scales())
 
-    def _best(self) -> Trial:
+    def _choice(self, mix: Mix) -> Choice:
+        options = self.survey.options()
+        return {name: next(o for o in options[name] if o.type == kind) for name, kind in mix.items()}
+
+    def _memory(self, mix: Mix) -> int | None:
+        return None if self.targets.memory is None else self.bounds.fixed_memory + total_memory(self._choice(mix))
+
+    def _decodes(self, mix: Mix) -> float:
+        """Tokens a second of `mix`, measured; how far that is from what was foretold is kept for further mixes."""
+        seconds = self.times.measure(self._own(mix))
+        self.measuring.steps.step()
+        self.bounds = self.bounds.slower(seconds / total_seconds(self._choice(mix)))
+        return 1 / seconds
+
+    def _own(self, mix: Mix) -> dict[str, str]:
+        """Without the tensors that stay as the parent has them."""
+        return {name: kind for name, kind in mix.items() if kind != self.survey.types[name][-1]}
+
+    def _decoding(self) -> tuple[Trial, float]:
+        """The best mix of those that decode as fast as is asked; where the best does not, more are tried."""
+        wanted, slow = self.targets.decode or 0.0, []
+        for _ in range(DECODE_CHECKS):
+            best = self._best(among=[t for t in self.trials if t not in slow])
+            found = self._decodes(best.types)
+            if found >= wanted:
+                return best, found
+            slow.append(best)
+            self._try(len(self.measuring.meters))
+        raise UsageError(
+            f"decode>={wanted:g} was not reached within the other targets: the best mix has {found:.3g} tokens/s",
+            hint=f'feasible is "{replace(self.targets, decode=float(f"{0.98 * found:.2g}"))}"',
+        )
+
+    def _best(self, among: Sequence[Trial] | None = None) -> Trial:
+        trials = self.trials if among is None else among
         limit = self.targets.kl or inf
-        good = [t for t in self.trials if t.measured <= limit]
+        good = [t for t in trials if t.measured <= limit]
         if good and self.targets.smallest:
             return min(good, key=lambda t: (t.bytes, t.measured))
-        best = min(self.trials, key=lambda t: t.measured)
+        best = min(trials, key=lambda t: t.measured)
         if not good:
             self._contradict(best)
         return best
 
     def _contradict(self, best: Trial) -> None:
-        scales = dict(zip(self.names, self.belief.scales(), strict=True))
-        everything = frontier(self.survey.options(self.costs, scales), 1 << 62)
-        size = self.fixed + total_bytes(everything.down_to(self.targets.kl or 0.0))
+        if self.targets.smallest:
+            hint = "allow more, or take the model as it is"
+            raise UsageError(f"{self.targets} was not reached: the best mix has kl {best.measured:.4g}", hint=hint)
+        everything = frontier(self._options(), 1 << 62)
+        size = self.bounds.size(everything.down_to(self.targets.kl or 0.0))
         raise UsageError(
-            f"{self.targets} contradict each other: within {best.bytes} bytes the best mix has kl {best.measured:.4g}",
-            hint=f"feasible are about size<={size} with kl<={self.targets.kl}, or kl<={best.measured:.4g} at this size",
+            f"{self.targets} contradict each other: within the other bounds the best mix has kl {best.measured:.4g}",
+            hint=f"feasible are about size<={size} with kl<={self.targets.kl}, or kl<={best.measured:.4g} as it is",
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Budget:
-    probe: int  # windows
-    windows: int  # for a trial
-    trials: int
-
-
-def _job(base: Path, corpus: Corpus, imatrix: Path | None, cache: Path | None, workers: int | None) -> MeterJob:
+def _job(info: GgufInfo, corpus: Corpus, imatrix: Path | None, tensors: Path, workers: int) -> MeterJob:
     """The job of each of `workers` processes, which share the cores."""
-    info = inspect(base)
-    tensors = cache / "tensors" if cache else None
-    if tensors:
-        prune(tensors)
+    threads = max(1, _cores() // workers)
     return MeterJob(
-        model=base,
-        corpus=corpus,
-        imatrix=imatrix,
-        cache=tensors,
-        context=min(CONTEXT, info.context_length or CONTEXT),
-        threads=max(1, _cores() // (workers or 1)),
+        model=info.path, corpus=corpus, imatrix=imatrix, cache=tensors, context=_context(info), threads=threads
     )
+
+
+@contextmanager
+def _tensors(cache: Path | None) -> Iterator[Path]:
+    """The folder of quantized tensors, which all processes share; one for this search where none is kept."""
+    if cache is None:
+        with tempfile.TemporaryDirectory(prefix="foreshore-search-") as folder:
+            yield Path(folder)
+    else:
+        prune(cache / "tensors")
+        yield cache / "tensors"
+
+
+def _context(info: GgufInfo) -> int:
+    return min(CONTEXT, info.context_length or CONTEXT)
 
 
 def _key(choice: Choice) -> tuple[tuple[str, str], ...]:

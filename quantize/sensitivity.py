@@ -3,39 +3,35 @@
 It loads the parent once. A mix is measured by giving the loaded tensors their new types where they lie, so nothing is
 written or loaded again, and what is computed is bit for bit what the mix's own file would give.
 
-On stdin and stdout are JSON lines, one answer to each request. It ends itself when stdin closes.
+Requests, and their results:
 
-    {"model", "imatrix", "cache", "documents", "special", "context", "threads"}
-                              -> {"windows", "tokens": [of each window], "used": [tensors of the graph]}
-    {"errors": [[tensor, type], ...]}                -> {"errors": [share of the tensor's squared values, ...]}
-    {"mix": {tensor: type}, "windows": n}            -> {"kl": [nats, summed over each of the first n windows]}
-    what cannot be done                              -> {"error", "hint"}
+    {"model", "imatrix", "cache", "documents", "special", "context", "threads"}, once
+                                        {"tokens": [of each window], "used": [tensors of the graph]}
+    {"paces": [[tensor, type], ...]}    {"paces": [seconds for each weight that is quantized, ...]}
+    {"errors": [[tensor, type], ...]}   {"errors": [share of the tensor's squared values, ...]}
+    {"mix": {tensor: type}, "windows"}  {"kl": [nats, summed over each of the first so many windows]}
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
-import os
-import sys
-import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import llama_cpp.llama_cpp as native
 
-from foreshore.errors import ForeshoreError
+from foreshore.errors import UsageError
+from foreshore.quantize.channel import Json, Tell, serve
 from foreshore.quantize.imatrix import read_imatrix
 from foreshore.quantize.live import LiveModel
 from foreshore.quantize.tensor_cache import TensorCache
 from foreshore.quantize.topk import TopTail, divergence
 
-Json = dict[str, Any]
 TOP, SAMPLES = 256, 64  # kept of the parent's distributions, in memory
 
 
 class Sensitivity:
-    """A loaded parent with its distributions on the documents."""
+    """A loaded parent, with its distributions on as many of the windows as were asked for."""
 
     def __init__(self, job: Json) -> None:
         importance = read_imatrix(job["imatrix"]) if job["imatrix"] else None
@@ -44,63 +40,51 @@ class Sensitivity:
         vocab = self.model.vocab
         documents = (vocab.tokenize(text, special=job["special"], begin=True) for text in job["documents"])
         self.windows = [w for tokens in documents for w in _cut(tokens, job["context"])]
-        self.reference = [(i, TopTail.of(rows, TOP, SAMPLES)) for i, rows in self.model.logits(self.windows)]
+        if not self.windows:
+            raise UsageError("the text to search on has no two tokens in a row", hint="give some 100 KB of text")
+        self.reference: list[tuple[int, TopTail]] = []  # of each piece of the first `known` windows
+        self.known = 0
 
     def answer(self, job: Json) -> Json:
+        tensors, info = self.model.tensors, self.model.info
+        if "paces" in job:
+            paces = [self.cache.pace(info, tensors[name], kind) for name, kind in job["paces"]]
+            return {"paces": [pace / self.model.threads for pace in paces]}
         if "errors" in job:
-            tensors, info = self.model.tensors, self.model.info
             return {"errors": [self.cache.error(info, tensors[name], kind) for name, kind in job["errors"]]}
-        self.model.set(job["mix"])
-        return {"kl": self.divergences(job["windows"])}
+        return {"kl": self.divergences(job["mix"], job["windows"])}
 
     def described(self) -> Json:
         return {"tokens": [len(w) for w in self.windows], "used": list(self.model.types)}
 
-    def divergences(self, count: int) -> list[float]:
+    def divergences(self, mix: Mapping[str, str], count: int) -> list[float]:
+        self._know(count)
+        self.model.set(mix)
         sums = [0.0] * count
         for (i, reference), (_, rows) in zip(self.reference, self.model.logits(self.windows[:count]), strict=False):
             sums[i] += float(divergence(reference, rows).sum())
         return sums
 
-
-def main() -> None:
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever else prints, it does not get between the answers
-    silent = native.llama_log_callback(lambda level, text, data: None)
-    native.llama_log_set(silent, ctypes.c_void_p(0))
-    requests = iter(_Requests())
-    measuring: Sensitivity | None = None
-    for job in requests:
-        try:
-            if measuring is None:
-                measuring = Sensitivity(job)
-                answer = measuring.described()
-            else:
-                answer = measuring.answer(job)
-        except ForeshoreError as error:
-            answer = {"error": error.message, "hint": error.hint, "setup": error.code == "setup_error"}
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
+    def _know(self, count: int) -> None:
+        """Have the parent's distributions on the first `count` windows."""
+        if count > self.known:
+            self.model.set({})
+            rows = self.model.logits(self.windows[self.known : count])
+            self.reference += [(self.known + i, TopTail.of(logits, TOP, SAMPLES)) for i, logits in rows]
+            self.known = count
 
 
-class _Requests:
-    """Read in a thread of their own, so that the process ends with its parent, even in the midst of a measurement."""
+class _Process:
+    """The first request opens the model, all others ask about it."""
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._ready = threading.Semaphore(0)
-        threading.Thread(target=self._read, daemon=True).start()
+        self._measuring: Sensitivity | None = None
 
-    def _read(self) -> None:
-        for line in sys.stdin:
-            self._lines.append(line)
-            self._ready.release()
-        os._exit(0)
-
-    def __iter__(self) -> Any:
-        while True:
-            self._ready.acquire()
-            yield json.loads(self._lines.pop(0))
+    def __call__(self, job: Json, tell: Tell) -> Json:
+        if self._measuring is None:
+            self._measuring = Sensitivity(job)
+            return self._measuring.described()
+        return self._measuring.answer(job)
 
 
 def _cut(tokens: list[int], context: int) -> list[list[int]]:
@@ -110,4 +94,6 @@ def _cut(tokens: list[int], context: int) -> list[list[int]]:
 
 
 if __name__ == "__main__":
-    main()
+    silent = native.llama_log_callback(lambda level, text, data: None)
+    native.llama_log_set(silent, ctypes.c_void_p(0))
+    serve(_Process())

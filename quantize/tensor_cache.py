@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,10 +19,9 @@ from foreshore.edge.gguf import GgufInfo, Tensor
 from foreshore.errors import ModelError
 from foreshore.quantize.blocks import dequantize, quantize, row_bytes, to_float32
 
-__all__ = ["TensorCache", "prune"]
+__all__ = ["TensorCache"]
 
-SAMPLE_WEIGHTS = 1 << 16  # of a tensor, whose error stands for all of it
-KEPT_BYTES = 4 << 30  # of the folder; the oldest go first
+SAMPLE_WEIGHTS = 1 << 14  # of a tensor, whose error stands for all of it
 
 
 class TensorCache:
@@ -67,15 +67,37 @@ class TensorCache:
     def error(self, info: GgufInfo, tensor: Tensor, kind: str) -> float:
         """The squared error of `kind`, weighted by importance, as a share of the weighted squared values; of some rows
         spread over the tensor."""
+        values, columns = self._sample(info, tensor), tensor.shape[0]
+        weights = self._shared_importance(tensor)
+        back = dequantize(quantize(values, kind, weights), kind, columns)
+        weights = np.ones(columns, np.float32) if weights is None else weights
+        return float(((back - values) ** 2 @ weights).sum() / max(float((values**2 @ weights).sum()), 1e-30))
+
+    def pace(self, info: GgufInfo, tensor: Tensor, kind: str) -> float:
+        """Seconds that a thread takes to quantize one weight."""
+        values = self._sample(info, tensor)
+        quantize(values[:1], kind, self._shared_importance(tensor))  # some types make tables when first used
+        began = time.perf_counter()
+        quantize(values, kind, self._shared_importance(tensor))
+        return (time.perf_counter() - began) / values.size
+
+    def stand_in(self, info: GgufInfo, tensor: Tensor, kind: str) -> NDArray[np.uint8]:
+        """Blocks as `blocks` gives them, but of some rows, again and again: to measure speed with."""
+        if kind == tensor.type:
+            return self.blocks(info, tensor, kind)
+        rows = quantize(self._sample(info, tensor), kind, self._shared_importance(tensor))
+        return np.resize(rows, (prod(tensor.shape[1:]), rows.shape[1]))
+
+    def _sample(self, info: GgufInfo, tensor: Tensor) -> NDArray[np.float32]:
         columns, rows = tensor.shape[0], prod(tensor.shape[1:])
         raw = np.memmap(info.path, np.uint8, "r", offset=tensor.offset, shape=(rows, tensor.nbytes // rows))
         chosen = np.linspace(0, rows - 1, max(1, min(rows, SAMPLE_WEIGHTS // columns))).astype(int)
-        values = _finite(to_float32(raw[chosen].reshape(-1), tensor.type, columns), tensor)
+        return _finite(to_float32(raw[chosen].reshape(-1), tensor.type, columns), tensor)
+
+    def _shared_importance(self, tensor: Tensor) -> NDArray[np.float32] | None:
+        """(columns,): of experts, the mean."""
         importance = self.importance(tensor)
-        weight = None if importance is None else np.ascontiguousarray(importance.mean(axis=0))
-        back = dequantize(quantize(values, kind, weight), kind, columns)
-        weights = np.ones(columns, np.float32) if weight is None else weight
-        return float(((back - values) ** 2 @ weights).sum() / max(float((values**2 @ weights).sum()), 1e-30))
+        return None if importance is None else np.ascontiguousarray(importance.mean(axis=0))
 
     def _path(self, info: GgufInfo, tensor: Tensor, kind: str) -> Path | None:
         if self.folder is None:
@@ -100,21 +122,6 @@ def _finite(values: NDArray[np.float32], tensor: Tensor) -> NDArray[np.float32]:
         count = int((~np.isfinite(values)).sum())
         raise ModelError(f"{tensor.name!r} has {count} weights that are not finite", hint="fetch the model again")
     return values
-
-
-def prune(folder: Path, keep: int = KEPT_BYTES) -> None:
-    """Delete the oldest tensors until at most `keep` bytes are left."""
-    entries = []
-    for path in folder.glob("*"):
-        with suppress(OSError):
-            status = path.stat()
-            entries.append((status.st_mtime, status.st_size, path))
-    total = 0
-    for _, size, path in sorted(entries, reverse=True):
-        total += size
-        if total > keep:
-            with suppress(OSError):
-                path.unlink()
 
 
 def _read(path: Path | None, nbytes: int) -> NDArray[np.uint8] | None:

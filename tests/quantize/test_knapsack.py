@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import product
 from math import inf
 
@@ -18,10 +19,13 @@ Options = dict[str, list[Option]]
 def problems(draw: st.DrawFn) -> Options:
     options = st.lists(
         st.builds(
-            lambda nbytes, cost, seconds: Option(type=f"{nbytes}", bytes=nbytes, cost=cost, seconds=seconds),
+            lambda nbytes, cost, seconds, memory: Option(
+                type=f"{nbytes}", bytes=nbytes, cost=cost, seconds=seconds, memory=memory
+            ),
             st.integers(1, 60),
             st.floats(0, 10, allow_nan=False),
             st.floats(0.1, 5),
+            st.integers(1, 100),
         ),
         min_size=1,
         max_size=4,
@@ -74,6 +78,41 @@ def test_seconds_are_kept_where_they_can_be(options: Options, limit: int, second
         return
     assert sum(o.seconds for o in choice.values()) <= seconds
     assert sum(o.bytes for o in choice.values()) <= limit
+
+
+@given(problems(), st.floats(0.5, 15), st.integers(20, 300))
+@settings(deadline=None, max_examples=60)
+def test_what_is_found_is_within_seconds_and_memory(options: Options, seconds: float, memory: int) -> None:
+    with suppress(ValueError):
+        choice = solve(options, 1000, seconds=seconds, memory=memory)
+        assert sum(o.seconds for o in choice.values()) <= seconds
+        assert sum(o.memory for o in choice.values()) <= memory
+
+
+@given(problems(), st.integers(20, 300))
+@settings(deadline=None, max_examples=60)
+def test_memory_alone_is_kept_where_it_can_be(options: Options, memory: int) -> None:
+    least = sum(min(o.memory for o in some) for some in options.values())
+    if least > memory:
+        with pytest.raises(ValueError, match="no choice"):
+            solve(options, 1000, memory=memory)
+    else:
+        assert sum(o.memory for o in solve(options, 1000, memory=memory).values()) <= memory
+
+
+def test_a_bound_on_seconds_costs_little_more_than_it_must() -> None:
+    kinds = {"a": (2.0, 9.0, 1.4), "b": (3.4, 3.0, 1.5), "c": (4.5, 1.0, 0.9), "d": (8.5, 0.02, 1.6)}
+    options = {
+        f"t{i}": [
+            Option(type=k, bytes=round(1000 * b), cost=c * (1 + i % 5), seconds=s) for k, (b, c, s) in kinds.items()
+        ]
+        for i in range(7)
+    }
+    for seconds in (6.6, 7.5, 9.0):
+        best = min(cost for nbytes, cost, s in every_choice(options) if nbytes <= 36_000 and s <= seconds)
+        found = solve(options, 36_000, seconds=seconds)
+        assert sum(o.seconds for o in found.values()) <= seconds
+        assert sum(o.cost for o in found.values()) <= 1.25 * best
 
 
 def test_many_tensors_of_odd_sizes_fill_the_limit_but_for_a_percent() -> None:
