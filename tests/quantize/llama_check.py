@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 @contextmanager
 def opened(path: Path, **options: Any) -> Iterator[Llama]:
-    llama = Llama(str(path), n_ctx=512, n_batch=512, verbose=False, n_threads=2, use_extra_bufts=False, **options)
+    threads = {"n_threads": 1, "n_threads_batch": 1}  # these models are too small to be shared out
+    llama = Llama(str(path), n_ctx=512, n_batch=512, verbose=False, use_extra_bufts=False, **threads, **options)
     try:
         yield llama
     finally:
@@ -31,6 +32,6 @@ def logits(path: Path, ids: list[int]) -> NDArray[np.float32]:
         return np.array(llama.scores[: len(ids)], dtype=np.float32)
 
 
-def embedding(path: Path, text: str) -> NDArray[np.float32]:
+def embeddings(path: Path, texts: Sequence[str]) -> list[NDArray[np.float32]]:
     with opened(path, embedding=True) as llama:
-        return np.array(llama.embed(text), dtype=np.float32)
+        return [np.array(llama.embed(text), dtype=np.float32) for text in texts]
