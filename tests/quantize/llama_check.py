@@ -35,3 +35,7 @@ def logits(path: Path, ids: list[int]) -> NDArray[np.float32]:
 def embeddings(path: Path, texts: Sequence[str]) -> list[NDArray[np.float32]]:
     with opened(path, embedding=True) as llama:
         return [np.array(llama.embed(text), dtype=np.float32) for text in texts]
+
+
+def embedding(path: Path, text: str) -> NDArray[np.float32]:
+    return embeddings(path, [text])[0]
