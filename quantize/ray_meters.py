@@ -8,6 +8,8 @@ is kept there by its SHA-256, in `home()/ray`, for the next search.
 from __future__ import annotations
 
 import os
+import re
+import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +29,7 @@ from foreshore.quantize.prune import prune
 __all__ = ["RayCluster", "ray_cluster"]
 
 PIECE = 64 << 20  # bytes that go through the object store at once
+CONNECT_S = 10
 START_S = 300  # that a node may take to start a process; a cluster that grows by itself needs minutes
 TOOLS = ("foreshore", "llama_cpp_python")
 _ERRORS = {kind.__name__: kind for kind in (ModelError, NotFound, SetupError, UsageError)}
@@ -67,6 +70,7 @@ def ray_cluster(address: str, *, threads: int = 1) -> Iterator[RayCluster]:
     connected = ray.is_initialized()
     if not connected:
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -177,6 +181,12 @@ class _Remote:
             reason = str(error).strip().splitlines()[-1][:300]
             hint = "each node needs foreshore and its engine installed; a search that is run again goes on from here"
             raise SetupError(f"a process on the Ray cluster failed: {reason}", hint=hint) from error
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` where nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    if found := re.fullmatch(r"(?:ray://)?\[?([^/\]]+?)\]?:(\d{1,5})", address):
+        socket.create_connection((found[1], int(found[2])), timeout=CONNECT_S).close()
 
 
 def _ray() -> Any:
