@@ -11,7 +11,8 @@ from gguf import TokenType
 
 from foreshore.errors import ModelError
 from foreshore.protobuf import fields, message, text
-from foreshore.quantize.vocab import SPACE, Json, Vocab, special_ids, unsupported, with_end
+from foreshore.quantize.tokenizer_json import Json, TokenizerJson, unsupported
+from foreshore.quantize.vocab import SPACE, Vocab
 
 __all__ = ["Piece", "Pieces", "pieces_vocab", "read_pieces"]
 
@@ -76,7 +77,7 @@ def _vocab(found: Pieces, config: Json, added: Json, eos_ids: list[int], size: i
         )
     pieces = _with_added(found.pieces, config, added, size)
     words = [piece.text for piece in pieces]
-    special = {**found.special, **special_ids({}, config, words, eos_ids)}
+    named = TokenizerJson(data={}, config=config, words=words, ends=eos_ids)
     said = config.get("add_bos_token"), config.get("add_eos_token")
     return Vocab(
         model="llama",
@@ -84,7 +85,7 @@ def _vocab(found: Pieces, config: Json, added: Json, eos_ids: list[int], size: i
         tokens=words,
         types=[piece.type for piece in pieces],
         scores=[piece.score for piece in pieces],
-        special=with_end(special),
+        special=named.special_with_end(found.special),
         flags={
             "add_bos_token": said[0] is not False,
             "add_eos_token": said[1] is True,

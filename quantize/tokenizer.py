@@ -7,7 +7,8 @@ its steps is one of those; anything else would yield other tokens in silence and
 from __future__ import annotations
 
 from foreshore.errors import ModelError
-from foreshore.quantize.vocab import Json, Vocab, unsupported, words_of
+from foreshore.quantize.tokenizer_json import Json, TokenizerJson, unsupported
+from foreshore.quantize.vocab import Vocab
 from foreshore.quantize.vocab_byte_level import byte_level
 from foreshore.quantize.vocab_sentence_piece import sentence_piece
 from foreshore.quantize.vocab_unigram import unigram
@@ -28,16 +29,14 @@ def read_vocab(tokenizer: Json, config: Json, eos_ids: list[int], size: int) -> 
         raise ModelError(f"tokenizer.json is damaged: {type(error).__name__} {error}") from error
 
 
-def _read(tokenizer: Json, config: Json, eos_ids: list[int], size: int) -> Vocab:
-    model = tokenizer["model"]
+def _read(data: Json, config: Json, eos_ids: list[int], size: int) -> Vocab:
+    model = data["model"]
     kind = model.get("type") or ("BPE" if "merges" in model else "unknown")
     if kind not in ("WordPiece", "BPE", "Unigram"):
         raise unsupported(f"its tokenizer is a {kind} model", "BPE, WordPiece and Unigram tokenizers are supported")
-    words = words_of(tokenizer, size)
+    tokenizer = TokenizerJson.read(data, config, eos_ids, size)
     if kind == "WordPiece":
-        return word_piece(tokenizer, config, words)
+        return word_piece(tokenizer)
     if kind == "Unigram":
-        return unigram(tokenizer, config, words)
-    if model.get("byte_fallback"):
-        return sentence_piece(tokenizer, config, words, eos_ids)
-    return byte_level(tokenizer, config, words, eos_ids)
+        return unigram(tokenizer)
+    return sentence_piece(tokenizer) if model.get("byte_fallback") else byte_level(tokenizer)

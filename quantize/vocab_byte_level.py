@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from foreshore.quantize.vocab import (
-    Json,
-    Vocab,
-    added_around,
-    merges_of,
-    special_ids,
-    steps_of,
-    stripping,
-    token_types,
-    unsupported,
-    with_end,
-)
+from foreshore.quantize.tokenizer_json import Json, TokenizerJson, unsupported
+from foreshore.quantize.vocab import Vocab
 
 __all__ = ["byte_level"]
 
@@ -63,29 +53,28 @@ _CASELESS_NOTE = (
 )
 
 
-def byte_level(tokenizer: Json, config: Json, words: list[str], eos_ids: list[int]) -> Vocab:
-    model = tokenizer["model"]
+def byte_level(tokenizer: TokenizerJson) -> Vocab:
+    model = tokenizer.model
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise unsupported(f"its BPE model sets {key}", "plain byte-level BPE is supported")
-    special = with_end(special_ids(tokenizer, config, words, eos_ids))
     pre = _pre_tokenizer(tokenizer, bool(model.get("ignore_merges")))
     return Vocab(
         model="gpt2",
         pre=pre,
-        tokens=words,
-        types=token_types(tokenizer, words),
-        merges=[" ".join(pair) for pair in merges_of(model)],
-        special=special,
-        flags=added_around(tokenizer, config),
-        notes=(*_normal_form(tokenizer), *stripping(tokenizer), *((_CASELESS_NOTE,) if pre in _CASELESS else ())),
+        tokens=tokenizer.words,
+        types=tokenizer.types(),
+        merges=[" ".join(pair) for pair in tokenizer.merges()],
+        special=tokenizer.special_with_end(),
+        flags=tokenizer.framed(),
+        notes=(*_normal_form(tokenizer), *tokenizer.stripping(), *((_CASELESS_NOTE,) if pre in _CASELESS else ())),
     )
 
 
-def _pre_tokenizer(tokenizer: Json, ignore_merges: bool) -> str:
-    steps = steps_of(tokenizer.get("pre_tokenizer"), "pretokenizers")
+def _pre_tokenizer(tokenizer: TokenizerJson, ignore_merges: bool) -> str:
+    steps = tokenizer.steps("pre_tokenizer")
     if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
-        kinds = [s.get("type") for s in steps]
+        kinds = tokenizer.kinds("pre_tokenizer")
         raise unsupported(f"its pre-tokenizer is {kinds}", "supported are those that end with a plain ByteLevel step")
     patterns = tuple(p for step in steps if (p := _pattern(step)))
     pre = _PRE.get((patterns, ignore_merges))
@@ -110,8 +99,8 @@ def _pattern(step: Json) -> str:
     return f"<{kind}>"
 
 
-def _normal_form(tokenizer: Json) -> tuple[str, ...]:
-    kinds = [s.get("type") for s in steps_of(tokenizer.get("normalizer"), "normalizers")]
+def _normal_form(tokenizer: TokenizerJson) -> tuple[str, ...]:
+    kinds = tokenizer.kinds("normalizer")
     if not kinds:
         return ()
     if kinds == ["NFC"]:

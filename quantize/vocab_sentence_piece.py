@@ -7,19 +7,8 @@ from collections.abc import Mapping
 
 from gguf import TokenType
 
-from foreshore.quantize.vocab import (
-    SPACE,
-    Json,
-    Vocab,
-    added_around,
-    merges_of,
-    special_ids,
-    steps_of,
-    stripping,
-    token_types,
-    unsupported,
-    with_end,
-)
+from foreshore.quantize.tokenizer_json import TokenizerJson, unsupported
+from foreshore.quantize.vocab import SPACE, Vocab
 
 __all__ = ["sentence_piece"]
 
@@ -27,15 +16,14 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _LAST = -1e6  # a score below every merge's: never preferred
 
 
-def sentence_piece(tokenizer: Json, config: Json, words: list[str], eos_ids: list[int]) -> Vocab:
-    merges = merges_of(tokenizer["model"])
+def sentence_piece(tokenizer: TokenizerJson) -> Vocab:
+    words, merges = tokenizer.words, tokenizer.merges()
     ranks: dict[str, int] = {}
     for rank, (left, right) in enumerate(merges):
         ranks.setdefault(left + right, rank)
     _check_merges(merges, ranks, words)
-    types = [_type(w, t) for w, t in zip(words, token_types(tokenizer, words), strict=True)]
-    special = with_end(special_ids(tokenizer, config, words, eos_ids))
-    unk = tokenizer["model"].get("unk_token")
+    types = [_type(w, t) for w, t in zip(words, tokenizer.types(), strict=True)]
+    unk = tokenizer.model.get("unk_token")
     if unk in words:
         types[words.index(unk)] = int(TokenType.UNKNOWN)
     prefix, notes = _space_prefix(tokenizer)
@@ -48,10 +36,10 @@ def sentence_piece(tokenizer: Json, config: Json, words: list[str], eos_ids: lis
         tokens=words,
         types=types,
         scores=scores,
-        special=special,
-        flags={**added_around(tokenizer, config), "add_space_prefix": prefix},
+        special=tokenizer.special_with_end(),
+        flags={**tokenizer.framed(), "add_space_prefix": prefix},
         strips_after=strips,
-        notes=(*notes, *(() if strips else stripping(tokenizer))),
+        notes=(*notes, *(() if strips else tokenizer.stripping())),
     )
 
 
@@ -62,9 +50,9 @@ def _type(word: str, kind: int) -> int:
     return int(TokenType.NORMAL) if kind == TokenType.USER_DEFINED and SPACE in word else kind
 
 
-def _phi3_strips(tokenizer: Json) -> frozenset[str]:
+def _phi3_strips(tokenizer: TokenizerJson) -> frozenset[str]:
     """The tokens that swallow the white space behind them, if they are those for which llama.cpp has a rule."""
-    added = {t["content"]: t for t in tokenizer.get("added_tokens") or ()}
+    added = {t["content"]: t for t in tokenizer.added()}
     kept = {"<unk>", "<s>", "<|endoftext|>"}
     as_ruled = all(bool(t.get("rstrip")) == (text not in kept) and not t.get("lstrip") for text, t in added.items())
     return frozenset(set(added) - kept) if as_ruled and {*kept, "</s>"} <= set(added) else frozenset()
@@ -80,10 +68,8 @@ def _check_merges(merges: list[tuple[str, str]], ranks: Mapping[str, int], words
                 raise unsupported(f"its byte-fallback BPE has no merge {pair!r}", "SentencePiece's BPE lists them all")
 
 
-def _space_prefix(tokenizer: Json) -> tuple[bool, tuple[str, ...]]:
-    normalizers = steps_of(tokenizer.get("normalizer"), "normalizers")
-    kinds = [s.get("type") for s in normalizers]
-    steps = steps_of(tokenizer.get("pre_tokenizer"), "pretokenizers")
+def _space_prefix(tokenizer: TokenizerJson) -> tuple[bool, tuple[str, ...]]:
+    kinds, steps = tokenizer.kinds("normalizer"), tokenizer.steps("pre_tokenizer")
     if kinds == ["Replace"] and [s.get("pattern") for s in steps] == [{"String": " "}]:
         return False, ()  # Gemma's: no space is left to cut at
     if kinds in (["Prepend", "Replace"], ["Replace"]) and not steps:

@@ -7,28 +7,18 @@ import binascii
 
 from gguf import TokenType
 
-from foreshore.quantize.vocab import (
-    Json,
-    Vocab,
-    added_around,
-    special_ids,
-    steps_of,
-    stripping,
-    token_types,
-    unsupported,
-    with_end,
-)
+from foreshore.quantize.tokenizer_json import TokenizerJson, unsupported
+from foreshore.quantize.vocab import Vocab
 
 __all__ = ["unigram"]
 
 
-def unigram(tokenizer: Json, config: Json, words: list[str]) -> Vocab:
-    model = tokenizer["model"]
+def unigram(tokenizer: TokenizerJson) -> Vocab:
+    model, words = tokenizer.model, tokenizer.words
     if model.get("byte_fallback"):
         raise unsupported("its Unigram model falls back to bytes", "Unigram is supported as in XLM-R")
     _check_cuts(tokenizer)
-    special = with_end(special_ids(tokenizer, config, words, []))
-    types = token_types(tokenizer, words)
+    types = tokenizer.types()
     types[model["unk_id"]] = int(TokenType.UNKNOWN)
     scores = [float(score) for _, score in model["vocab"]]
     return Vocab(
@@ -37,21 +27,21 @@ def unigram(tokenizer: Json, config: Json, words: list[str]) -> Vocab:
         tokens=words,
         types=types,
         scores=[*scores, *[0.0] * (len(words) - len(scores))],
-        special=special,
+        special=tokenizer.special_with_end(),
         flags={
-            **added_around(tokenizer, config),
+            **tokenizer.framed(),
             "add_space_prefix": True,
             "remove_extra_whitespaces": True,
         },
         charsmap=_charsmap(tokenizer),
-        notes=stripping(tokenizer),
+        notes=tokenizer.stripping(),
     )
 
 
-def _charsmap(tokenizer: Json) -> bytes:
+def _charsmap(tokenizer: TokenizerJson) -> bytes:
     """The compiled map; what stands beside it must only join and strip spaces, as llama.cpp does."""
     found = b""
-    for step in steps_of(tokenizer.get("normalizer"), "normalizers"):
+    for step in tokenizer.steps("normalizer"):
         kind = step.get("type")
         if kind == "Precompiled" and not found:
             try:
@@ -65,8 +55,8 @@ def _charsmap(tokenizer: Json) -> bytes:
     return found
 
 
-def _check_cuts(tokenizer: Json) -> None:
-    steps = steps_of(tokenizer.get("pre_tokenizer"), "pretokenizers")
+def _check_cuts(tokenizer: TokenizerJson) -> None:
+    steps = tokenizer.steps("pre_tokenizer")
     kinds = [s.get("type") for s in steps if s.get("type") != "WhitespaceSplit"]
     prefixed = steps and steps[-1].get("prepend_scheme", "always") in ("always", "first")
     if kinds != ["Metaspace"] or not prefixed or steps[-1].get("add_prefix_space") is False:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from gguf import TokenType
 
 from foreshore.errors import ModelError
-from foreshore.quantize.vocab import SPACE, Json, Vocab, special_ids, template, token_types, unsupported
+from foreshore.quantize.tokenizer_json import TokenizerJson, unsupported
+from foreshore.quantize.vocab import SPACE, Vocab
 
 __all__ = ["word_piece"]
 
 
-def word_piece(tokenizer: Json, config: Json, words: list[str]) -> Vocab:
-    normalizer, model = tokenizer.get("normalizer") or {}, tokenizer["model"]
+def word_piece(tokenizer: TokenizerJson) -> Vocab:
+    normalizer, model, words = tokenizer.data.get("normalizer") or {}, tokenizer.model, tokenizer.words
     ours = normalizer.get("clean_text", True) and normalizer.get("handle_chinese_chars", True)
     if normalizer.get("type") != "BertNormalizer" or not ours or model.get("continuing_subword_prefix", "##") != "##":
         raise unsupported(f"its WordPiece tokenizer normalizes by {dict(normalizer)}", "BERT's own is supported")
     lowercase = bool(normalizer.get("lowercase", True))
     strip = normalizer.get("strip_accents")
     strip = lowercase if strip is None else bool(strip)
-    types = token_types(tokenizer, words)
-    special = special_ids(tokenizer, config, words, [])
+    types, special = tokenizer.types(), tokenizer.special()
     if "cls" not in special or "sep" not in special:
         raise ModelError("tokenizer_config.json names no cls_token and sep_token, as BERT's does")
-    if template(tokenizer) != (words[special["cls"]], words[special["sep"]]):
-        raise unsupported(f"its tokenizer puts {template(tokenizer)} around a text", "BERT's is supported: CLS and SEP")
+    if tokenizer.frame() != (words[special["cls"]], words[special["sep"]]):
+        raise unsupported(f"its tokenizer puts {tokenizer.frame()} around a text", "BERT's is supported: CLS and SEP")
     special["bos"] = special.pop("cls")  # llama.cpp opens with bos and closes with sep
     return Vocab(
         model="bert",
