@@ -165,7 +165,7 @@ def test_a_whole_number_is_the_same_measurement_as_a_broken_one() -> None:
         {"notes": "one"},
         {"parent": {"sha256": "zz"}},
         {"parent": {}},
-        {"calibration": {"text_sha256": "00" * 32}},
+        {"calibration": {"text_sha256": 5}},
         {"card": {"speeds": 5}},
         {"card": {"surplus": 1}},
         {"gate": {}},
