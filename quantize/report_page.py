@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from foreshore.card import Divergence
 from foreshore.edge.gguf import TENSOR_TYPES
 from foreshore.manifest import Manifest
 from foreshore.quantize.report_figure import Figure, number
@@ -32,8 +31,9 @@ from foreshore.quantize.report_style import style
 __all__ = ["figures", "page"]
 
 BITS = {name: 8 * size / block for name, block, size in TENSOR_TYPES.values()}
-WIDE, NARROW = 860.0, 340.0
+WIDE, NARROW = 980.0, 340.0
 DEAREST = 20  # tensors in the table of costs
+HEADLINES = 6
 PAIRS = 3  # from here on predictions are drawn too
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 KL, COSINE = "mean KL divergence, nats a token (lower is better)", "1 less the mean cosine (lower is better)"
@@ -66,37 +66,41 @@ def figures(entries: Sequence[Entry], width: float = WIDE) -> list[Figure]:
 
 
 def _about(entries: Sequence[Entry]) -> str:
-    measured = len(losses(entries))
-    parts = [f"{len(entries)} variants, {measured} of them compared with the model they were made of"]
+    variants = "1 variant" if len(entries) == 1 else f"{len(entries)} variants"
+    compared = f"{variants}, {len(losses(entries))} compared with the model it was made of"
     found = next((e.card.divergence for e in entries if e.card.divergence), None)
-    if found:
-        parts.append(f"on {found.documents:,} documents ({found.tokens:,} tokens) that no calibration used")
-    return (
-        ", ".join(parts)
-        + ". Small figures are 95 % confidence intervals; one that a picture does not show is smaller than its dot."
-    )
+    text = f", on {found.documents:,} documents ({found.tokens:,} tokens) that no calibration used" if found else ""
+    intervals = "Small figures are 95 % confidence intervals; one that a picture does not show is smaller than its dot."
+    return f"{compared}{text}. {intervals}" if losses(entries) else f"{variants}; none was compared with its parent."
 
 
 def _headlines(entries: Sequence[Entry]) -> Html:
-    short, lost = labels(entries), losses(entries)
-    cards: list[tuple[str, str]] = []
+    cards = [*_gains(entries), *_smallest(entries), *_fastest(entries)][:HEADLINES]
+    shown = (tag("li", tag("b", figure), tag("span", meaning)) for figure, meaning in cards)
+    return tag("ul", *shown, class_="cards") if cards else Html()
+
+
+def _gains(entries: Sequence[Entry]) -> Iterator[tuple[str, str]]:
+    short = labels(entries)
     for mix in (e for e in entries if e.types):
         if found := gain(mix, entries):
             rival, share = found
-            cards.append(
-                (f"{number(share, 2)} ×", f"the loss of {short[rival.ref]} at no more bytes: {short[mix.ref]}")
-            )
-    ready = [e for e in entries if e.manifest.state == "ready" and e.manifest.decision and e.ref in lost]
+            of = f"its loss over that of {short[rival.ref]}, the best single type of its size"
+            yield f"{number(share, 2)} ×", f"{short[mix.ref]}: {of}"
+
+
+def _smallest(entries: Sequence[Entry]) -> Iterator[tuple[str, str]]:
+    ready = [e for e in entries if e.manifest.state == "ready" and e.manifest.decision and e.ref in losses(entries)]
     if ready:
         least = min(ready, key=lambda e: e.manifest.bytes)
-        cards.append((_size(least.manifest), f"the smallest that passed its gate: {short[least.ref]}"))
-    fastest = [(s.median, e) for e in entries for speed in e.card.speeds if (s := speed.decode)]
-    if fastest:
-        speed, entry = max(fastest, key=lambda pair: pair[0])
-        cards.append((f"{number(speed)} tok/s", f"the fastest decode: {short[entry.ref]}"))
-    return (
-        tag("ul", *(tag("li", tag("b", a), tag("span", b)) for a, b in cards[:6]), class_="cards") if cards else Html()
-    )
+        yield _size(least.manifest), f"the smallest that passed its gate: {labels(entries)[least.ref]}"
+
+
+def _fastest(entries: Sequence[Entry]) -> Iterator[tuple[str, str]]:
+    speeds = [(s.median, e.ref) for e in entries for speed in e.card.speeds if (s := speed.decode)]
+    if speeds:
+        speed, ref = max(speeds)
+        yield f"{number(speed)} tok/s", f"the fastest decode: {labels(entries)[ref]}"
 
 
 def _sections(entries: Sequence[Entry], costs: Sequence[Cost]) -> Iterator[Html]:
@@ -141,9 +145,11 @@ def _front_of_speeds(entries: Sequence[Entry], i: int) -> Iterator[Html]:
     device, speeds = by_device(entries)[i]
     if speeds_of(entries, speeds):
         yield _figure(f"speed{i}", _speed_front(entries, i, WIDE), _speed_front(entries, i, NARROW))
+    known = {e.ref: e for e in entries}
     rows = [
         [
-            labels(entries)[ref], spread(s.decode), spread(s.prefill), spread(s.load_s), f"{s.peak_bytes / MIB:,.1f}",
+            _name(labels(entries)[ref], known[ref]), spread(s.decode), spread(s.prefill), spread(s.load_s),
+            f"{s.peak_bytes / MIB:,.1f}",
             str(s.threads), s.date[:10],
         ]
         for ref, s in speeds.items()
@@ -186,17 +192,19 @@ def _figure(name: str, wide: Figure | None, narrow: Figure | None) -> Html:
 def _key(samples: Sequence[Sample]) -> Html:
     shown = [tag("span", "one type")]
     shown += [tag("span", "searched mix", class_="of-mix")] if any(s.mix for s in samples) else []
-    shown += [tag("span", "not through its gate", class_="hollow")] if not all(s.ready for s in samples) else []
+    shown += (
+        [tag("span", "candidate: through no gate yet", class_="hollow")] if not all(s.ready for s in samples) else []
+    )
     return tag("div", *shown, tag("span", "front: no other is better in both", class_="stairs"), class_="key")
 
 
 def _variants(entries: Sequence[Entry]) -> Html:
     front = {s.label for s in front_of(sizes_of(entries), more_is_better=False)}
     short = labels(entries)
-    if any(e.card.similarity for e in entries):
-        head = ["cosine to the parent", "least cosine"]
-    else:
-        head = ["mean KL", "KL, p99", "same top token", "perplexity", "the parent's"]
+    encoders = any(e.card.similarity for e in entries)
+    head = (
+        ["cosine to the parent", "least cosine"] if encoders else ["mean KL", "KL, p99", "same top token", "perplexity"]
+    )
     rows = [
         [
             _name(short[e.ref], e), e.manifest.state, "yes" if short[e.ref] in front else "",
@@ -204,9 +212,20 @@ def _variants(entries: Sequence[Entry]) -> Html:
         ]
         for e in entries
     ]  # fmt: skip
-    columns = ["variant", "state", "on the front", "size, MiB", "bits a weight", *head]
+    columns = ["variant", "state", "front", "size, MiB", "bits a weight", *head]
     rows = [row + [NOTHING] * (len(columns) - len(row)) for row in rows]
-    return table("KL in nats a token, against the parent's distributions.", columns, rows, texts=3)
+    return table(_measured_against(entries), columns, rows, texts=3)
+
+
+def _measured_against(entries: Sequence[Entry]) -> str:
+    found = next((e.card.divergence for e in entries if e.card.divergence), None)
+    if any(e.card.similarity for e in entries):
+        return "Cosines are between a variant's vector and the parent's of the same document."
+    if found is None:
+        return "What was not measured has no figure."
+    own = found.parent_perplexity
+    perplexity = f"{number(own.value)} ({number(own.low)} to {number(own.high)})"
+    return f"KL in nats a token, against the parent's distributions. The parent's own perplexity is {perplexity}."
 
 
 def _quality(entry: Entry) -> list[str]:
@@ -215,11 +234,7 @@ def _quality(entry: Entry) -> list[str]:
     if (found := entry.card.divergence) is None:
         return []
     same = interval(found.same_top, 100, " %")
-    return [interval(found.kl_mean), interval(found.kl_p99), same, *_perplexities(found)]
-
-
-def _perplexities(found: Divergence) -> list[str]:
-    return [interval(found.perplexity), interval(found.parent_perplexity)]
+    return [interval(found.kl_mean), interval(found.kl_p99), same, interval(found.perplexity)]
 
 
 def _name(label: str, entry: Entry) -> str:

@@ -37,7 +37,7 @@ _RULES = """
 section .about { font-size: 14px }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif }
-main { max-width: 920px; margin: 0 auto; padding: 32px 20px 64px }
+main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 64px }
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 8px; overflow-wrap: anywhere }
 h2 { font-size: 19px; margin: 0 0 4px }
 h3 { font-size: 15px; margin: 20px 0 8px }
@@ -59,7 +59,7 @@ th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--grid); text-ali
   vertical-align: top; white-space: nowrap }
 th { font-weight: 600 }
 th[scope=row] { position: sticky; left: 0; background: var(--surface) }
-caption span { position: sticky; left: 0; display: inline-block; max-width: min(82vw, 820px) }
+caption span { position: sticky; left: 0; display: inline-block; max-width: min(82vw, 960px) }
 thead th { color: var(--muted); font-size: 13px; vertical-align: bottom }
 .number { text-align: right }
 .wrap { white-space: normal; display: inline-block; min-width: 26ch; max-width: 70ch }
@@ -72,7 +72,7 @@ thead th { color: var(--muted); font-size: 13px; vertical-align: bottom }
 .cards li { background: var(--surface); border: 1px solid var(--grid); border-radius: 10px; padding: 14px 16px }
 .cards b { display: block; font-size: 26px; line-height: 1.2; font-variant-numeric: tabular-nums }
 .cards span { color: var(--muted); font-size: 14px; overflow-wrap: anywhere }
-.key { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 10px 0 0; font-size: 13px; color: var(--muted) }
+.key { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 10px 0; font-size: 13px; color: var(--muted) }
 .key span::before { content: ""; display: inline-block; width: 10px; height: 10px; margin-right: 7px;
   border-radius: 50%; background: var(--uniform) }
 .key .of-mix::before { border-radius: 0; transform: rotate(45deg); background: var(--mix) }
@@ -86,7 +86,7 @@ code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-si
   section { padding: 14px 12px }
   svg.wide { display: none }
   svg.narrow { display: block }
-  th[scope=row] { min-width: 9ch; max-width: 36vw; white-space: normal; overflow-wrap: anywhere }
+  th[scope=row] { min-width: 12ch; max-width: 36vw; white-space: normal; overflow-wrap: anywhere }
   .cards { grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)) }
   .cards b { font-size: 21px }
 }
