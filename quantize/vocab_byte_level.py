@@ -14,6 +14,12 @@ _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _REST_SLASH = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _CASED = r"[^\r\n\p{L}\p{N}]?"
+_TEKKEN = f"{_CASED}{_UPPER}*{_LOWER}+|{_CASED}{_UPPER}+{_LOWER}*|" + r"\p{N}" + _REST_SLASH
+_GPT4O = (
+    f"{_CASED}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_CASED}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?|"
+    + r"\p{N}{1,3}"
+    + _REST_SLASH
+)
 
 # (regular expressions that cut the text, one after the other; does a whole word skip the merges) -> llama.cpp's name
 _PRE: dict[tuple[tuple[str, ...], bool], str] = {
@@ -30,27 +36,14 @@ _PRE: dict[tuple[tuple[str, ...], bool], str] = {
         False,
     ): "qwen35",
     ((r"\p{N}{1,3}", _CONTRACTIONS + _WORDS + r"|\p{N}+" + _REST), True): "minicpm5",
-    (
-        (f"{_CASED}{_UPPER}*{_LOWER}+|{_CASED}{_UPPER}+{_LOWER}*|" + r"\p{N}" + _REST_SLASH,),
-        True,
-    ): "tekken",
-    (
-        (
-            f"{_CASED}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_CASED}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?|"
-            + r"\p{N}{1,3}"
-            + _REST_SLASH,
-        ),
-        False,
-    ): "gpt-4o",
+    ((_TEKKEN,), True): "tekken",
+    # Here llama.cpp skips the merges of a word that is a token, asked or not; it changes nothing, as each token of
+    # such vocabularies is what its merges make. What it calls gpt-4o would leave marks out of words.
+    ((_TEKKEN,), False): "tekken",
+    ((_GPT4O,), True): "granite-embed-multi-97m",
+    ((_GPT4O,), False): "granite-embed-multi-97m",
 }
-
-
-# What llama.cpp writes instead of the expression takes every letter outside ASCII for both cases, and marks for none.
-_CASELESS = ("tekken", "gpt-4o")
-_CASELESS_NOTE = (
-    "letters with marks (as in Hindi and Thai), and capitals inside words outside ASCII, are cut into other tokens:"
-    " llama.cpp has a simpler rule than the tokenizer"
-)
+_MARKS_NOTE = "letters with marks, as in Hindi and Thai, are cut into smaller tokens: llama.cpp has a simpler rule"
 
 
 def byte_level(tokenizer: TokenizerJson) -> Vocab:
@@ -67,7 +60,7 @@ def byte_level(tokenizer: TokenizerJson) -> Vocab:
         merges=[" ".join(pair) for pair in tokenizer.merges()],
         special=tokenizer.special_with_end(),
         flags=tokenizer.framed(),
-        notes=(*_normal_form(tokenizer), *tokenizer.stripping(), *((_CASELESS_NOTE,) if pre in _CASELESS else ())),
+        notes=(*_normal_form(tokenizer), *tokenizer.stripping(), *((_MARKS_NOTE,) if pre == "tekken" else ())),
     )
 
 
@@ -81,7 +74,7 @@ def _pre_tokenizer(tokenizer: TokenizerJson, ignore_merges: bool) -> str:
     if pre is None:
         raise unsupported(
             f"its pre-tokenizer cuts text by {patterns!r} (ignore_merges {ignore_merges})",
-            f"supported are those of {', '.join(sorted(_PRE.values()))}",
+            f"supported are those of {', '.join(sorted(set(_PRE.values())))}",
         )
     return pre
 

@@ -10,6 +10,11 @@ from foreshore.quantize.vocab import SPACE, Vocab
 
 __all__ = ["word_piece"]
 
+_STRIPPED_NOTE = (
+    "Korean, and the vowel signs of Hindi and its kin, are cut into other tokens: llama.cpp does not decompose Hangul,"
+    " and drops all marks, where BERT drops only those that take no space"
+)
+
 
 def word_piece(tokenizer: TokenizerJson) -> Vocab:
     normalizer, model, words = tokenizer.data.get("normalizer") or {}, tokenizer.model, tokenizer.words
@@ -37,7 +42,7 @@ def word_piece(tokenizer: TokenizerJson) -> Vocab:
             "normalizer.lowercase": lowercase,
             "normalizer.strip_accents": strip,
         },
-        notes=("Korean is cut into other tokens: llama.cpp does not decompose Hangul, BERT does",) if strip else (),
+        notes=(_STRIPPED_NOTE,) if strip else (),
     )
 
 

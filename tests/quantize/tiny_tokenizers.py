@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ HOSTILE = [
     "naïve café Ünïcödé ß ẞ İstanbul",
     "Привет мир こんにちは世界 你好吗 안녕하세요 مرحبا بالعالم नमस्ते ไทย ខ្មែរ",
     "😀😃 👩‍👩‍👧‍👦 🇩🇪🏳️‍🌈 ✅ 🦙🦙",
+    "हिन्दी में लिखा हुआ पाठ ภาษาไทยง่าย مَرْحَبًا שָׁלוֹם",
+    "ПриветМир ΚαλημέραΚόσμε ÜberGröße iPhone camelCaseXMLHttp",
     "½ ² ³ Ⅷ ٣٤٥ ①②③ ｆｕｌｌ ﬁ",
     "a\u00a0b\u2003c\u200bd\ufeffe\u2028f",
     "\x01\x02\x7f control \x1b[31m",
@@ -51,10 +54,11 @@ HOSTILE = [
     "https://example.org/a/b?c=d&e=f%20g#h user.name+tag@example.org",
 ]
 
-# Letters with marks of their own, and capitals inside words outside ASCII.
-MARKS = [text for text in HOSTILE if "नमस्ते" in text]
-# Without words of over 100 letters, which BERT gives up on, and Hangul, which llama.cpp does not decompose.
-WORDS = [t.replace("안녕하세요", "") for t in HOSTILE if len(max(t.split() or [""], key=len)) <= 100]
+MARKS = [text for text in HOSTILE if "नमस्ते" in text or "مَ" in text]  # letters with marks of their own
+# Without words of over 100 letters, which BERT gives up on, Hangul, which llama.cpp does not decompose, and vowel signs
+# that take space, which it drops with the other marks.
+_ODD = re.compile("안녕하세요|हिन्दी में लिखा हुआ पाठ")
+WORDS = [_ODD.sub("", text) for text in HOSTILE if len(max(text.split() or [""], key=len)) <= 100]
 # Control tokens in the middle of text, those of each kind of tokenizer.
 CONTROLS = {
     "llama": ["<s>a b</s>  c", "</s><s>", "<unk> x"],
