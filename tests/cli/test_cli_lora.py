@@ -16,7 +16,7 @@ from foreshore.cli.lora import app
 from foreshore.edge import EngineOptions, LocalBackend
 from foreshore.quantize import build
 from foreshore.types import Request, Sampling
-from tests.quantize.tiny_adapters import MATRICES, adapter, merged
+from tests.quantize.tiny_adapters import MATRICES, adapter, merged_logits
 from tests.quantize.tiny_models import decoder
 from tests.quantize.transformers_check import fast
 
@@ -69,7 +69,7 @@ def test_the_engine_answers_as_the_merged_model(base: Path, tmp_path: Path) -> N
     assert facts["path"] == str(made)
     assert (facts["architecture"], facts["matrices"], facts["ranks"], facts["alpha"]) == ("llama", 14, [8], 16)
     assert facts["bytes"] == made.stat().st_size
-    logits = merged(base, folder, fast(base)(PROMPT)["input_ids"])[-1].astype(np.float64)
+    logits = merged_logits(base, folder, fast(base)(PROMPT)["input_ids"])[-1].astype(np.float64)
     expected = sorted(logits - logits.max() - math.log(np.exp(logits - logits.max()).sum()), reverse=True)[:5]
     model = tmp_path / "home" / "models" / "tiny" / "f32" / "model.gguf"
     assert likeliest(model, made) == pytest.approx(expected, abs=0.02)

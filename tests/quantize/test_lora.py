@@ -19,9 +19,9 @@ from foreshore.errors import ModelError, UsageError
 from foreshore.quantize.convert import convert, open_folder
 from foreshore.quantize.lora import convert_lora
 from tests.quantize.llama_check import opened
-from tests.quantize.tiny_adapters import MATRICES, PREFIX, adapter, merged
-from tests.quantize.tiny_models import GRANITE4, decoder
-from tests.quantize.transformers_check import IDS
+from tests.quantize.tiny_adapters import MATRICES, PREFIX, adapter, merged, merged_logits
+from tests.quantize.tiny_models import GRANITE4, bert, decoder
+from tests.quantize.transformers_check import IDS, converted, fast
 
 GEMMA3 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32}
 
@@ -29,12 +29,15 @@ GEMMA3 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32}
 def adapted(model: Path, lora: Path | None) -> NDArray[np.float32]:
     with opened(model, logits_all=True) as llama:
         if lora is not None:
-            loaded = llama_cpp.llama_adapter_lora_init(llama.model, os.fsencode(lora))
-            assert loaded
-            array = (type(loaded) * 1)(loaded)
-            llama_cpp.llama_set_adapters_lora(llama.ctx, array, 1, (ctypes.c_float * 1)(1.0))
+            applied(llama, lora)
         llama.eval(IDS)
         return np.array(llama.scores[: len(IDS)], dtype=np.float32)
+
+
+def applied(llama: llama_cpp.Llama, lora: Path) -> None:
+    loaded = llama_cpp.llama_adapter_lora_init(llama.model, os.fsencode(lora))
+    assert loaded
+    llama_cpp.llama_set_adapters_lora(llama.ctx, (type(loaded) * 1)(loaded), 1, (ctypes.c_float * 1)(1.0))
 
 
 def distance(ours: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
@@ -68,12 +71,32 @@ def test_logits_equal_those_of_the_merged_model(
     made = convert_lora(folder, base, tmp_path / "lora.gguf")
     model = tmp_path / "base.gguf"
     convert(open_folder(base), model, "tiny", lambda done: None)
-    expected = merged(base, folder, IDS)
+    expected = merged_logits(base, folder, IDS)
     # llama.cpp rounds what it multiplies BF16 matrices by to BF16 too.
     assert distance(adapted(model, made.path), expected) < (2e-2 if "dtype" in settings else 4e-3)
     assert distance(adapted(model, None), expected) > 5e-2  # the adapter does change the model
     again = convert_lora(folder, model, tmp_path / "from_gguf.gguf")
     assert again.path.read_bytes() == made.path.read_bytes()
+
+
+def test_an_adapted_encoder_embeds_as_the_merged_model(tmp_path: Path) -> None:
+    base = bert(tmp_path / "hf")
+    folder = adapter(tmp_path / "lora", base, ["query", "key", "value"])
+    model = converted(base, tmp_path).path
+    made = convert_lora(folder, base, tmp_path / "lora.gguf")
+    text = "Hello, quick brown World!"
+    with torch.no_grad():
+        hidden = merged(base, folder)(torch.tensor([fast(base)(text)["input_ids"]])).last_hidden_state[0]
+    expected = hidden.mean(dim=0).numpy()
+    with opened(model, embedding=True) as llama:
+        plain = np.array(llama.embed(text), dtype=np.float32)
+        applied(llama, made.path)
+        ours = np.array(llama.embed(text), dtype=np.float32)
+    assert cosine(ours, expected) > 0.9995 > cosine(plain, expected)
+
+
+def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
 
 def test_precision_is_kept(tmp_path: Path) -> None:

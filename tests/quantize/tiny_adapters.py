@@ -23,7 +23,7 @@ def adapter(
 ) -> Path:
     """Save a random adapter for `modules` of the model in `base`, laid out as PEFT does."""
     folder.mkdir()
-    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    model = opened(base)
     torch.manual_seed(7)
     tensors = {}
     for name, module in model.named_modules():
@@ -38,11 +38,17 @@ def adapter(
     return folder
 
 
-def merged(base: Path, folder: Path, ids: Sequence[int]) -> NDArray[np.float32]:
-    """Logits of the base with `scale * B @ A` added to its weights."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+def opened(base: Path) -> Any:
+    """What PEFT would be given: a model that writes, or an encoder."""
+    config = transformers.AutoConfig.from_pretrained(base)
+    writes = config.architectures[0].endswith("ForCausalLM")
+    auto = transformers.AutoModelForCausalLM if writes else transformers.AutoModel
+    return auto.from_pretrained(base, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def merged(base: Path, folder: Path) -> Any:
+    """The base with `scale * B @ A` added to its weights."""
+    model = opened(base)
     settings = json.loads((folder / "adapter_config.json").read_text())
     tensors = load_file(folder / "adapter_model.safetensors")
     with torch.no_grad():
@@ -52,7 +58,12 @@ def merged(base: Path, folder: Path, ids: Sequence[int]) -> NDArray[np.float32]:
                 b = tensors[name.replace(".lora_A.", ".lora_B.")]
                 scale = expected_scale(settings, module.rpartition(".")[2], a.shape[0])
                 model.get_submodule(module).weight += scale * b.float() @ a.float()
-        return np.asarray(model(torch.tensor([list(ids)])).logits[0].numpy(), dtype=np.float32)
+    return model
+
+
+def merged_logits(base: Path, folder: Path, ids: Sequence[int]) -> NDArray[np.float32]:
+    with torch.no_grad():
+        return np.asarray(merged(base, folder)(torch.tensor([list(ids)])).logits[0].numpy(), dtype=np.float32)
 
 
 def expected_scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
