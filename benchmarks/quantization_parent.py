@@ -54,7 +54,7 @@ class Parent:
     scratch: Path
     documents: int | None = None  # of each text; default: all
     _variants: dict[str, Variant] = field(default_factory=dict)
-    _plans: dict[str, Plan] = field(default_factory=dict)
+    _plans: dict[tuple[str, Path | None], Plan] = field(default_factory=dict)
     _mixes: dict[tuple[int, float], Mix] = field(default_factory=dict)
 
     @cached_property
@@ -80,15 +80,15 @@ class Parent:
         text = evaluation_text(self.name, documents=self.documents)
         return Reference.build(self.info.path, text, self.folder / "references")
 
-    def planned(self, ftype: str) -> Plan:
-        if ftype not in self._plans:
-            self._plans[ftype] = plan(self.info, ftype)
-        return self._plans[ftype]
+    def planned(self, ftype: str, imatrix: Path | None = None) -> Plan:
+        if (ftype, imatrix) not in self._plans:
+            self._plans[ftype, imatrix] = plan(self.info, ftype, imatrix=imatrix)
+        return self._plans[ftype, imatrix]
 
     def uniform(self, ftype: str, imatrix: Path | None = None) -> Path:
         """A new file of one type."""
         target = self.scratch / f"{ftype}.gguf"
-        return quantize(self.info, target, ftype, self.planned(ftype), imatrix=imatrix).path
+        return quantize(self.info, target, ftype, self.planned(ftype, imatrix), imatrix=imatrix).path
 
     def measured(self, ftype: str) -> Variant:
         """The uniform type with the importance matrix."""
@@ -98,7 +98,7 @@ class Parent:
 
     def best_uniform(self, limit: int, types: Sequence[str]) -> Variant:
         """Of `types` the one with the least KL among those of at most `limit` bytes, and not far less."""
-        sizes = {ftype: self.info.size - self._tensors + self.planned(ftype).nbytes for ftype in types}
+        sizes = {ftype: self.info.size - self._tensors + self.planned(ftype, self.imatrix).nbytes for ftype in types}
         near = [ftype for ftype, size in sizes.items() if NEAR * limit <= size <= 1.01 * limit]
         return min((v for v in map(self.measured, near) if v.bytes <= limit), key=lambda v: v.kl)
 

@@ -30,11 +30,12 @@ class Plan:
     nbytes: int  # of all tensors
     fallbacks: tuple[str, ...]  # tensors whose rows do not fit the type asked for
     needs_imatrix: bool
+    imatrix: Path | None = None  # that it was worked out with: some types depend on whether there is one
 
 
-def plan(source: GgufInfo, ftype: str, *, requantize: bool = False) -> Plan:
+def plan(source: GgufInfo, ftype: str, *, requantize: bool = False, imatrix: Path | None = None) -> Plan:
     """Raises `ModelError` if llama.cpp cannot work with `source`."""
-    lines = _run(source, None, ftype, None, requantize, lambda done: None)
+    lines = _run(source, None, ftype, imatrix, requantize, lambda done: None)
     matches = [m for line in lines if (m := _TENSOR.search(line))]
     types = {t.name: t.type for t in source.tensors} | {m[1]: m[2].lower() for m in matches if m[2]}
     fallbacks = [m for line in lines if (m := _FALLBACK.search(line))]
@@ -43,6 +44,7 @@ def plan(source: GgufInfo, ftype: str, *, requantize: bool = False) -> Plan:
         nbytes=sum(_bytes(types[t.name], t.shape) for t in source.tensors),
         fallbacks=tuple(f"{m[1]} became {m[4].lower()}: its rows of {m[2]} do not divide by {m[3]}" for m in fallbacks),
         needs_imatrix=any("will require an imatrix" in line for line in lines),
+        imatrix=imatrix,
     )
 
 
@@ -56,10 +58,13 @@ def quantize(
     requantize: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> GgufInfo:
-    """Write `target` and check it. `progress` is told the bytes of `source` worked on so far.
+    """Write `target` and check it. `progress` is told the bytes of `source` worked on so far. What was `planned` with
+    another matrix, or without one, is planned anew.
 
     Raises `SetupError` if the disk is full or the native code crashed, `ModelError` if it refused the model.
     """
+    if planned.imatrix != imatrix:
+        planned = plan(source, ftype, requantize=requantize, imatrix=imatrix)
     require_space(target.parent, planned.nbytes)
     try:
         _run(source, target, ftype, imatrix, requantize, progress)
