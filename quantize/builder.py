@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
 from foreshore.disk import sha256
 from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.errors import ModelError, UsageError
-from foreshore.manifest import FileRecord, Manifest, Parent, Source
+from foreshore.manifest import Manifest, Parent
 from foreshore.quantize.convert import HfFolder, convert
 from foreshore.quantize.fit_targets import FitTargets, parse_fit
 from foreshore.quantize.ftypes import check_imatrix, parse_types
 from foreshore.quantize.imatrix import read_imatrix
 from foreshore.quantize.importance import AUTO, Importance
 from foreshore.quantize.meter import Meter, MeterJob
-from foreshore.quantize.progress import OnProgress, Progress, Stage, silent
-from foreshore.quantize.recipes import Base, Made, Mix, Recipe, Uniform, settled
+from foreshore.quantize.progress import OnProgress, Progress, silent
+from foreshore.quantize.recipes import Base, Mix, Recipe, Uniform
 from foreshore.quantize.source import Origin, locate
+from foreshore.quantize.storing import Facts, Storing
 from foreshore.quantize.texts import Corpus, calibration_text
 from foreshore.store import Store, check_name
 
@@ -130,99 +129,59 @@ def _build(
     force: bool,
 ) -> list[Manifest]:
     with ExitStack() as stack:
-        builder = _Builder(
+        storing = Storing(
             store=store,
             name=name or origin.name,
-            model=model,
             source=origin.hashed(progress),
+            tools=_tools(),
             force=force,
             progress=progress,
-            stack=stack,
         )
+        builder = _Builder(storing=storing, model=model, progress=progress, stack=stack)
         return [builder.variant(recipe) for recipe in recipes]
 
 
 @dataclass(kw_only=True)
 class _Builder:
-    store: Store
-    name: str
+    storing: Storing
     model: HfFolder | GgufInfo
-    source: Source
-    force: bool
     progress: OnProgress
     stack: ExitStack
     base: Base | None = None
 
     def variant(self, recipe: Recipe) -> Manifest:
-        ref = f"{self.name}:{recipe.variant}"
-        with self.store.lock(self.name, recipe.variant, waiting=lambda: self.tell("wait", ref)):
-            found = None if self.force else self.reusable(recipe)
-            if found:
-                self.tell("reuse", ref)
-                return found
-            made = self.make(recipe, ref)
-        self.tell("ready", ref)
-        return made
+        return self.storing.variant(recipe.variant, recipe.settings, partial(self.fill, recipe))
 
-    def reusable(self, recipe: Recipe) -> Manifest | None:
-        """The variant in the store, if building it now would make the same and its files are sound."""
-        found = self.store.find(self.name, recipe.variant)
-        if not found:
-            return None
-        same = found.source.files == self.source.files and found.source.revision == self.source.revision
-        if not same or settled(found.recipe) != recipe.settings or found.tools != _tools():
-            return None
-        try:
-            return self.store.sound(found.ref)
-        except ModelError:
-            return None
-
-    def make(self, recipe: Recipe, ref: str) -> Manifest:
-        began = time.perf_counter()
+    def fill(self, recipe: Recipe, folder: Path, ref: str) -> Facts:
         base = self.base = self.base or self.make_base(recipe, ref)
-        with self.store.draft() as folder:
-            target = folder / "files" / MODEL
-            target.parent.mkdir()
-            made = recipe.make(base, target, ref, self.progress)
-            seconds = round(time.perf_counter() - began, 3)
-            return self.store.add(self.manifest(recipe, base, made, seconds), target.parent)
-
-    def make_base(self, recipe: Recipe, ref: str) -> Base:
-        if isinstance(self.model, GgufInfo):
-            return Base(info=self.model, sha256=self.source.files[self.model.path.name])
-        own = Uniform(kind=self.model.precision, importance=Importance())
-        stored = self.reusable(own) if recipe.variant != own.variant else None
-        if stored:  # an earlier run kept the base as a variant
-            path = self.store.path(stored)
-            return Base(info=inspect(path), sha256=stored.files[stored.main].sha256, notes=stored.notes)
-        target = self.stack.enter_context(self.store.draft()) / MODEL
-        convert(self.model, target, self.name, self.meter("convert", ref, self.model.nbytes))
-        return Base(info=inspect(target), sha256=sha256(target), notes=self.model.notes, ours=True)
-
-    def manifest(self, recipe: Recipe, base: Base, made: Made, seconds: float) -> Manifest:
-        return Manifest(
-            name=self.name,
-            variant=recipe.variant,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            source=self.source,
-            files={MODEL: FileRecord(sha256=sha256(made.info.path), bytes=made.info.size)},
-            recipe={**recipe.settings, **made.found},
-            tools=_tools(),
+        made = recipe.make(base, folder / MODEL, ref, self.progress)
+        return Facts(
+            main=MODEL,
             architecture=made.info.architecture,
             parameters=made.info.n_params,
-            bits_per_weight=round(made.info.bits_per_weight, 4),
+            bits_per_weight=made.info.bits_per_weight,
             context_length=made.info.context_length,
-            seconds=seconds,
             notes=(*base.notes, *made.notes),
-            parent=Parent(sha256=base.sha256, ref=f"{self.name}:{base.info.file_type}"),
+            found=made.found,
+            parent=Parent(sha256=base.sha256, ref=f"{self.storing.name}:{base.info.file_type}"),
             calibration=made.calibration,
         )
 
-    def tell(self, stage: Stage, ref: str) -> None:
-        self.progress(Progress(stage=stage, what=ref))
+    def make_base(self, recipe: Recipe, ref: str) -> Base:
+        store, source = self.storing.store, self.storing.source
+        if isinstance(self.model, GgufInfo):
+            return Base(info=self.model, sha256=source.files[self.model.path.name])
+        own = Uniform(kind=self.model.precision, importance=Importance())
+        kept = replace(self.storing, force=False).reusable(own.variant, own.settings)
+        if kept and recipe.variant != own.variant:  # an earlier run kept the base as a variant
+            return Base(info=inspect(store.path(kept)), sha256=kept.files[kept.main].sha256, notes=kept.notes)
+        target = self.stack.enter_context(store.draft()) / MODEL
+        told = partial(self.told, ref, self.model.nbytes)
+        convert(self.model, target, self.storing.name, told)
+        return Base(info=inspect(target), sha256=sha256(target), notes=self.model.notes, ours=True)
 
-    def meter(self, stage: Stage, ref: str, total: int) -> Callable[[int], None]:
-        return lambda done: self.progress(Progress(stage=stage, what=ref, done=done, total=total))
+    def told(self, ref: str, total: int, done: int) -> None:
+        self.progress(Progress(stage="convert", what=ref, done=done, total=total))
 
 
 def _own_type(model: HfFolder | GgufInfo) -> str:

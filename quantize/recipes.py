@@ -26,9 +26,7 @@ from foreshore.quantize.progress import OnProgress, Progress, counter
 from foreshore.quantize.search import Found, search
 from foreshore.quantize.texts import Corpus
 
-__all__ = ["Base", "Made", "Mix", "Recipe", "Uniform", "mix_name", "sensitivity", "settled"]
-
-FOUND = frozenset({"tensors", "predicted_kl"})  # what a search adds to its recipe
+__all__ = ["Base", "Made", "Mix", "Recipe", "Uniform", "mix_name", "sensitivity"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,11 +153,6 @@ class Mix:
             # The search read the text too: what is measured on it would look better than it is.
             calibration=replace(calibration, text_sha256=self.text.sha256),
         )
-
-
-def settled(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest's recipe as it was before anything was found: to compare with a `Recipe.settings`."""
-    return {key: value for key, value in recipe.items() if key not in FOUND}
 
 
 def mix_name(targets: FitTargets) -> str:

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 __all__ = ["COMMANDS", "app", "main"]
 
-COMMANDS = ("demo", "quantize", "models", "run", "serve", "route", "bench", "doctor")
+COMMANDS = ("demo", "quantize", "lora", "models", "run", "serve", "route", "bench", "doctor")
 
 
 class LazyGroup(TyperGroup):

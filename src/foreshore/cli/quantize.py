@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -80,10 +81,12 @@ class Plan:
     native: list[str]
     onnx: list[str]
     targets: FitTargets | None
-    search: Mapping[str, Any]  # how
+    budget_s: float
+    ray: str | None  # address of a cluster
 
     @classmethod
     def of(cls, types: str | None, fit: list[str] | None, budget: float | None, ray: str | None) -> Plan:
+        from foreshore.quantize.builder import BUDGET_S
         from foreshore.quantize.fit_targets import parse_fit
         from foreshore.quantize.ftypes import parse_types
         from foreshore.quantize.onnx_types import is_onnx_type, parse_onnx_types
@@ -91,13 +94,13 @@ class Plan:
         if not fit and (budget is not None or ray is not None):
             raise UsageError("--budget and --ray are for a search", hint='say what for: --fit "size<=300MB"')
         wanted = types.split(",") if types is not None else [] if fit else ["q4_k_m"]
-        how: dict[str, Any] = {} if budget is None else {"budget_s": budget}
         native, onnx = ([t for t in wanted if is_onnx_type(t) is kind] for kind in (False, True))
         return cls(
             native=list(parse_types(native)) if native else [],
             onnx=[t.name for t in parse_onnx_types(onnx)] if onnx else [],
             targets=parse_fit(fit) if fit else None,
-            search=how,
+            budget_s=BUDGET_S if budget is None else budget,
+            ray=ray,
         )
 
     def build(
@@ -107,8 +110,20 @@ class Plan:
 
         made = build(source, self.native, name, imatrix=imatrix, requantize=requantize, **shared) if self.native else []
         if self.targets:
-            made.append(build_mix(source, self.targets, name, imatrix=imatrix or "auto", **self.search, **shared))
+            with self._searchers() as searchers:
+                how = {"imatrix": imatrix or "auto", "budget_s": self.budget_s, **searchers, **shared}
+                made.append(build_mix(source, self.targets, name, **how))
         return made + (build_onnx(source, self.onnx, name, **shared) if self.onnx else [])
+
+    @contextmanager
+    def _searchers(self) -> Iterator[dict[str, Any]]:
+        if self.ray is None:
+            yield {}
+            return
+        from foreshore.quantize.ray_meters import ray_cluster
+
+        with ray_cluster(self.ray) as cluster:
+            yield {"workers": cluster.workers, "meters": cluster.make}
 
 
 def show(made: Sequence[Manifest], reused: Collection[str], as_json: bool) -> None:
