@@ -35,7 +35,7 @@ class Importance:
 
     file: Path | None = None
     text: Corpus | None = None
-    _opened: dict[str, Path] = field(default_factory=dict)
+    _opened: dict[str, Path] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __bool__(self) -> bool:
         return self.file is not None or self.text is not None
