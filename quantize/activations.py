@@ -12,7 +12,7 @@ from foreshore.errors import ModelError, SetupError
 from foreshore.quantize.blocks import TensorStruct, check_layout, library
 from foreshore.quantize.imatrix import Imatrix
 
-__all__ = ["Activations"]
+__all__ = ["Activations", "Node", "weight_name"]
 
 F32 = 0  # ggml_type
 FEWEST_ROWS = 16  # of a matrix product: llama-imatrix looks at none with fewer
@@ -86,13 +86,13 @@ class Activations:
         weight, inputs = node.source(0), node.source(1)
         if inputs.ne[1] < FEWEST_ROWS or inputs.type != F32:
             return False
-        name = _name(weight)
+        name = weight_name(weight)
         return name.startswith(LAYERS) or (self.output and name in OUTPUTS)
 
     def _take(self, node: Node) -> bool:
         """Returns whether to compute on: after the last product that counts, nothing more is worth it."""
         weight, inputs = node.source(0), node.source(1)
-        name = _name(weight)
+        name = weight_name(weight)
         if node.op == self._expert_product:
             sums, counts = self._experts(node, inputs.array(np.float32)[0], weight.ne[2])
         else:
@@ -135,7 +135,7 @@ class Activations:
         return times @ np.square(inputs.reshape(-1, columns)), np.bincount(chosen.ravel(), minlength=experts)
 
 
-def _name(weight: Node) -> str:
+def weight_name(weight: Node) -> str:
     """A backend's copy of a weight is called `BACKEND#NAME#0`."""
     parts = str(weight.name.decode()).split("#")
     return parts[1] if len(parts) > 1 else parts[0]

@@ -27,15 +27,17 @@ def assemble(
     target: Path,
     *,
     imatrix: Path | None = None,
+    moments: Path | None = None,
     cache: Path | None = None,
     stand_in: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> GgufInfo:
     """Write `target`, whole or not at all, and check it. A tensor that is not in `types` is copied as it is.
 
-    Each tensor's bytes are those that llama.cpp's quantizer makes of it with the same importance matrix. `cache` is a
-    folder of tensors that were quantized before; `progress` is told the bytes of `base` worked on so far. `stand_in`
-    quantizes only some rows of each tensor and repeats them: a file to measure speed with, quickly made.
+    Each tensor's bytes are those that llama.cpp's quantizer makes of it with the same importance matrix; with `moments`
+    (`Found.moments`) they are rounded again for less error in the outputs. `cache` is a folder of tensors that were
+    quantized before; `progress` is told the bytes of `base` worked on so far. `stand_in` quantizes only some rows of
+    each tensor and repeats them: a file to measure speed with, quickly made.
     Raises `UsageError` for a type that a tensor's rows do not divide into, `ModelError` for weights or a matrix that
     do not do, `SetupError` where the disk is full or the process dies.
     """
@@ -48,6 +50,7 @@ def assemble(
         "file_type": _NUMBERS[file_type(base, types)],
         "target": str(draft),
         "imatrix": str(imatrix) if imatrix else None,
+        "moments": str(moments) if moments else None,
         "cache": str(cache) if cache else None,
         "stand_in": stand_in,
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

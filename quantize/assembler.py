@@ -15,6 +15,7 @@ from foreshore.errors import ModelError
 from foreshore.quantize.blocks import TYPE_NUMBERS, library
 from foreshore.quantize.channel import Json, Tell, serve
 from foreshore.quantize.imatrix import read_imatrix
+from foreshore.quantize.moments import Moments
 from foreshore.quantize.tensor_cache import TensorCache
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
@@ -29,7 +30,8 @@ class _Parameters(ctypes.Structure):
 def write(job: Json, tell: Tell) -> Json:
     info, types = inspect(job["base"]), job["types"]
     importance = read_imatrix(job["imatrix"]) if job["imatrix"] else None
-    cache = TensorCache(Path(job["cache"]) if job["cache"] else None, importance)
+    moments = Moments(Path(job["moments"])) if job["moments"] else None
+    cache = TensorCache(Path(job["cache"]) if job["cache"] else None, importance, moments)
     done = 0
     with Path(job["target"]).open("wb") as file:
         file.write(_header(job))

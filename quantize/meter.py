@@ -23,11 +23,13 @@ Mix = Mapping[str, str]  # tensor -> type; every other tensor keeps its parent's
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterJob:
-    """What is measured on. `cache` keeps quantized tensors; `context` is the longest window, in tokens."""
+    """What is measured on. With `moments` tensors are refined by them. `cache` keeps quantized tensors; `context` is
+    the longest window, in tokens."""
 
     model: Path
     corpus: Corpus
     imatrix: Path | None = None
+    moments: Path | None = None
     cache: Path | None = None
     context: int = 512
     threads: int = 1
@@ -36,6 +38,7 @@ class MeterJob:
         return {
             "model": os.fspath(self.model),
             "imatrix": os.fspath(self.imatrix) if self.imatrix else None,
+            "moments": os.fspath(self.moments) if self.moments else None,
             "cache": os.fspath(self.cache) if self.cache else None,
             "documents": self.corpus.documents,
             "special": self.corpus.special,

@@ -4,7 +4,8 @@
     solve    the knapsack over what the survey says: a first mix
     trials   mixes that may be better are drawn from what is believed, measured whole, and what is believed is mended
 
-The mix that measured best wins. All are measured on the same documents, so that their differences are not noise.
+The mix that measured best wins. All are measured on the same documents, so that their differences are not noise. What
+wins is refined (`foreshore.quantize.refine`), where the budget has room for that, and measured once more.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ from foreshore.quantize.knapsack import Choice, Option, frontier, total_memory, 
 from foreshore.quantize.measurements import Measurements
 from foreshore.quantize.measuring import Measuring, OnSteps, Steps
 from foreshore.quantize.meter import Meter, MeterJob, Meters, Mix
+from foreshore.quantize.moments import collect_moments
 from foreshore.quantize.prune import prune
 from foreshore.quantize.search_plan import (
     DECODE_CHECKS,
     PROBES,
+    REFINING,
     SearchPlan,
     affordable,
     decode_table,
+    refining_seconds,
     search_plan,
 )
 from foreshore.quantize.survey import TYPES, Survey, candidates
@@ -78,6 +82,8 @@ class Found:
     complete: bool  # `False`: the budget ended it early
     costs: Mapping[str, Mapping[str, float]]  # KL of each tensor alone, by type
     trials: tuple[Trial, ...]
+    moments: Path | None = None  # for `assemble`: the mix was refined by them
+    refined: float | None = None  # KL with them; `predicted` and `measured` are without
     memory: int | None = None  # bytes that a worker holds, where that was a target
     decode: float | None = None  # tokens/s of one stream, measured, where that was a target
 
@@ -92,6 +98,7 @@ def search(
     cache: Path | None = None,
     workers: int | None = None,
     trials: int = MOST_TRIALS,
+    refine: bool = True,
     types: Sequence[str] = TYPES,
     engine: EngineOptions | None = None,
     progress: OnSteps = lambda done, total: None,
@@ -101,10 +108,10 @@ def search(
 
     `corpus` is what KL is measured on: keep it apart from what the result is judged by. `cache` is a folder that keeps
     measurements and quantized tensors: a search that was killed goes on from there. `workers` processes measure side
-    by side (default: one a core for small models, else one), at most `trials` whole mixes. `engine` is how the model
-    will be run, for its memory and speed. `progress` is told of steps whose number is fixed before the first is done.
-    Raises `UsageError` where the targets cannot be met, saying what can, `ModelError` for a model that cannot be
-    searched, `SetupError`.
+    by side (default: one a core for small models, else one), at most `trials` whole mixes. With `refine` the winner is
+    refined, if there is a `cache` and enough time. `engine` is how the model will be run, for its memory and speed.
+    `progress` is told of steps whose number is fixed before the first is done. Raises `UsageError` where the targets
+    cannot be met, saying what can, `ModelError` for a model that cannot be searched, `SetupError`.
     """
     began, steps, info = time.monotonic(), Steps(progress, budget_s), inspect(base)
     workers = workers or (_cores() if info.size <= SMALL else 1)
@@ -117,12 +124,19 @@ def search(
         "engine": version("llama_cpp_python"),
     }
     engine, record = engine or EngineOptions(), Measurements(cache, settings)
-    with _tensors(cache) as tensors, Meters(_job(info, corpus, imatrix, tensors, workers), workers, make) as meters:
+    with (
+        _tensors(cache) as tensors,
+        Meters(job := _job(info, corpus, imatrix, tensors, workers), workers, make) as meters,
+    ):
         survey = candidates(info, meters.first.used, matrix, types)
         if not survey.types:
             raise ModelError(f"{base.name!r} has no weights to choose types for", hint="give it in f16, bf16 or f32")
         measuring = Measuring(meters=meters, record=record, steps=steps)
         survey = affordable(measuring, survey, budget_s)
+        refining = None if cache is None or not refine else refining_seconds(record, survey, job.threads / _cores())
+        if refining is not None and refining > REFINING * budget_s:
+            refining = None
+        steps.reserve(refining or 0.0)
         plan = search_plan(measuring, survey, budget_s, trials, decode=targets.decode is not None)
         times = DecodeTimes(base=info, record=record, imatrix=imatrix, threads=engine.threads)
         if targets.decode is not None:
@@ -130,7 +144,25 @@ def search(
         if targets.memory is not None:
             survey = survey.with_memory(memory_table(info, survey.types))
         bounds = Bounds.of(targets, info, survey.options(), engine)
-        return _Search(survey, bounds, measuring, times, plan).run(began)
+        found = _Search(survey, bounds, measuring, times, plan).run(began)
+    if refining is None or cache is None:
+        return found
+    moments = cache / f"moments-{settings['model']}-{corpus.sha256[:16]}.npz"
+    return _refined(found, replace(job, moments=moments, threads=_cores()), plan.windows, began)
+
+
+def _refined(found: Found, job: MeterJob, windows: int, began: float) -> Found:
+    assert job.moments
+    if not job.moments.exists():
+        collect_moments(job.model, job.corpus, job.moments)
+    meter = Meter(job)
+    try:
+        kl = sum(meter.divergences(found.types, windows)) / found.tokens
+    finally:
+        meter.close()
+    if not kl < found.measured:
+        return found
+    return replace(found, moments=job.moments, refined=kl, seconds=time.monotonic() - began)
 
 
 class _Search:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from math import prod
 
 from foreshore.quantize.decode_times import DecodeTimes
+from foreshore.quantize.measurements import Measurements
 from foreshore.quantize.measuring import Measuring
 from foreshore.quantize.survey import Survey
 
-__all__ = ["PROBES", "SearchPlan", "affordable", "decode_table", "search_plan"]
+__all__ = ["PROBES", "REFINING", "SearchPlan", "affordable", "decode_table", "refining_seconds", "search_plan"]
 
 PROBES = (("q3_k", "q4_0"), ("q5_k", "q8_0"))  # measured alone; the second of a pair where rows do not divide by 256
 TOKENS = (4096, 2048, 1024, 512, 256)  # that a probe may be measured on
@@ -18,6 +19,8 @@ TRIAL_SHARE = 3  # a whole mix is measured on so many times the tokens of a prob
 PROBING, TRYING = 0.4, 0.8  # shares of the budget, and of what is then left
 DECODING = 0.25  # share of the budget for decode speeds
 QUANTIZING = 0.1  # share of the budget that making all weights in one type may take
+REFINING = 0.4  # share of the budget that refining the mix may take; where it takes more, it is left
+ROUNDINGS = 17  # of each weight while it is refined: in two sweeps of eight steps, and at first
 TIMED_TOKENS = 512  # of the measurement by which all others are planned
 QUICK = ("q4_0", "q8_0")  # types that are always offered: they take the least time to make
 DECODE_CHECKS = 3  # of whole mixes' decode speed
@@ -76,6 +79,13 @@ def decode_table(times: DecodeTimes, measuring: Measuring, survey: Survey) -> Su
             measured[kind] = times.uniform(survey.types, kind)
         measuring.steps.step()
     return survey.only(measured).with_seconds(times.table(survey.types, measured, parent))
+
+
+def refining_seconds(record: Measurements, survey: Survey, share: float) -> float:
+    """About how long it takes to refine all tensors; `share` of the cores worked when the paces were measured."""
+    paces = [record.get({"pace": kind}) or 0.0 for kind in survey.kinds]
+    weights = sum(prod(t.shape) for t in survey.base.tensors if t.name in survey.types)
+    return weights * ROUNDINGS * share * sum(paces) / max(len(paces), 1)
 
 
 def _rate(measuring: Measuring) -> float:

@@ -5,7 +5,7 @@ written or loaded again, and what is computed is bit for bit what the mix's own 
 
 Requests, and their results:
 
-    {"model", "imatrix", "cache", "documents", "special", "context", "threads"}, once
+    {"model", "imatrix", "moments", "cache", "documents", "special", "context", "threads"}, once
                                         {"tokens": [of each window], "used": [tensors of the graph]}
     {"paces": [[tensor, type], ...]}    {"paces": [seconds for each weight that is quantized, ...]}
     {"errors": [[tensor, type], ...]}   {"errors": [share of the tensor's squared values, ...]}
@@ -24,6 +24,7 @@ from foreshore.errors import UsageError
 from foreshore.quantize.channel import Json, Tell, serve
 from foreshore.quantize.imatrix import read_imatrix
 from foreshore.quantize.live import LiveModel
+from foreshore.quantize.moments import Moments
 from foreshore.quantize.tensor_cache import TensorCache
 from foreshore.quantize.topk import TopTail, divergence
 
@@ -35,7 +36,8 @@ class Sensitivity:
 
     def __init__(self, job: Json) -> None:
         importance = read_imatrix(job["imatrix"]) if job["imatrix"] else None
-        self.cache = TensorCache(Path(job["cache"]) if job["cache"] else None, importance)
+        moments = Moments(Path(job["moments"])) if job["moments"] else None
+        self.cache = TensorCache(Path(job["cache"]) if job["cache"] else None, importance, moments)
         self.model = LiveModel(Path(job["model"]), self.cache, context=job["context"], threads=job["threads"])
         vocab = self.model.vocab
         documents = (vocab.tokenize(text, special=job["special"], begin=True) for text in job["documents"])

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from foreshore.edge.gguf import GgufInfo, Tensor
 from foreshore.errors import ModelError
 from foreshore.quantize.blocks import dequantize, quantize, row_bytes, to_float32
+from foreshore.quantize.ftypes import FLOATS
+from foreshore.quantize.moments import Moments
+from foreshore.quantize.refine import refine
 
 __all__ = ["TensorCache"]
 
@@ -27,11 +30,17 @@ SAMPLE_WEIGHTS = 1 << 14  # of a tensor, whose error stands for all of it
 class TensorCache:
     """`importance`: mean squared activations by tensor name, as `read_imatrix` gives them; none: all columns alike.
 
-    Any number of processes may share `folder`. Without one, or on a full disk, everything is made anew.
+    With `moments` the tensors that they speak of are refined. Any number of processes may share `folder`. Without one,
+    or on a full disk, everything is made anew.
     """
 
-    def __init__(self, folder: Path | None, importance: Mapping[str, NDArray[np.float32]] | None = None) -> None:
-        self.folder, self._importance = folder, importance or {}
+    def __init__(
+        self,
+        folder: Path | None,
+        importance: Mapping[str, NDArray[np.float32]] | None = None,
+        moments: Moments | None = None,
+    ) -> None:
+        self.folder, self._importance, self._moments = folder, importance or {}, moments
         self._digests: dict[str, str] = {}
         if folder:
             with suppress(OSError):
@@ -61,6 +70,9 @@ class TensorCache:
         if found is None:
             values = _finite(to_float32(_raw(info, tensor), tensor.type, tensor.shape[0]), tensor)
             found = quantize(values, kind, self.importance(tensor), threads)
+            moments = self._second_moments(tensor)
+            if moments is not None and kind not in FLOATS:
+                found = refine(values, found, kind, moments, threads)
             _write(path, found)
         return found.reshape(shape)
 
@@ -88,6 +100,12 @@ class TensorCache:
         rows = quantize(self._sample(info, tensor), kind, self._shared_importance(tensor))
         return np.resize(rows, (prod(tensor.shape[1:]), rows.shape[1]))
 
+    def _second_moments(self, tensor: Tensor) -> NDArray[np.float32] | None:
+        """`None` too for an embedding that is also the output: its rows are read as they are."""
+        if self._moments is None or tensor.name == "token_embd.weight" or len(tensor.shape) != 2:
+            return None
+        return self._moments.get(tensor.name)
+
     def _sample(self, info: GgufInfo, tensor: Tensor) -> NDArray[np.float32]:
         columns, rows = tensor.shape[0], prod(tensor.shape[1:])
         raw = np.memmap(info.path, np.uint8, "r", offset=tensor.offset, shape=(rows, tensor.nbytes // rows))
@@ -108,6 +126,8 @@ class TensorCache:
             digest.update(f"{version('llama_cpp_python')} {tensor.type} {tensor.shape}".encode())
             digest.update(_raw(info, tensor).data)
             digest.update(b"" if importance is None else importance.tobytes())
+            moments = self._second_moments(tensor)
+            digest.update(b"" if moments is None else moments.tobytes())
             self._digests[tensor.name] = digest.hexdigest()
         return self.folder / f"{self._digests[tensor.name]}.{kind}"
 

@@ -16,6 +16,8 @@ from foreshore.errors import ModelError, UsageError
 from foreshore.quantize.assemble import assemble, file_bytes
 from foreshore.quantize.fit_targets import FitTargets, parse_fit
 from foreshore.quantize.meter import Meter, MeterJob
+from foreshore.quantize.quality import compare
+from foreshore.quantize.reference import Reference
 from foreshore.quantize.search import Found, search
 from foreshore.quantize.texts import Corpus
 from tests.quantize.test_assemble import write_imatrix
@@ -36,7 +38,14 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., F
     shared = tmp_path_factory.mktemp("cache")
 
     def run(fit: str, **options: Any) -> Found:
-        settings: dict[str, Any] = {"corpus": TEXT, "cache": shared, "workers": 1, "types": FEW, "trials": 8} | options
+        settings: dict[str, Any] = {
+            "corpus": TEXT,
+            "cache": shared,
+            "workers": 1,
+            "types": FEW,
+            "trials": 8,
+            "refine": False,
+        } | options
         return search(base, parse_fit(fit), **settings)
 
     return run
@@ -100,6 +109,19 @@ def test_the_speed_is_measured_and_reached(run: Callable[..., Found]) -> None:
     found = run("decode>=1,size<=1GB", types=("q8_0",), trials=1)
     assert found.decode is not None
     assert found.decode >= 1
+
+
+def test_what_wins_is_refined(run: Callable[..., Found], base: Path, tmp_path: Path) -> None:
+    found = run("size<=450kB", refine=True)
+    assert found.moments is not None
+    assert found.refined is not None
+    assert found.refined < 0.9 * found.measured
+    plain = mixed(base, found, tmp_path / "plain.gguf")
+    refined = assemble(inspect(base), found.types, tmp_path / "refined.gguf", moments=found.moments).path
+    reference = Reference.build(base, TEXT, tmp_path / "references")
+    ours, theirs = (compare(reference, file).kl.sum() for file in (refined, plain))
+    assert ours < 0.9 * theirs
+    assert refined.stat().st_size == plain.stat().st_size
 
 
 def test_targets_that_contradict_each_other_are_named_with_what_can_be_had(run: Callable[..., Found]) -> None:

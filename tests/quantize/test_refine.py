@@ -1,0 +1,66 @@
+"""Rounding by second moments: the outputs' error falls, no row gets worse, and the moments are the text's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from foreshore.quantize.blocks import dequantize, quantize
+from foreshore.quantize.calibrate import collect
+from foreshore.quantize.moments import Moments, collect_moments
+from foreshore.quantize.refine import refine
+from foreshore.quantize.texts import Corpus
+from tests.tiny_model import write_decoder
+
+TEXT = Corpus.of("hello world in the hello, the world" for _ in range(200))
+
+
+def problem(columns: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights, and the moments of inputs that go together, as those of a trained model do."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(2000, 24)) @ rng.normal(size=(24, columns)) + rng.normal(size=(2000, columns))
+    return rng.normal(size=(48, columns)).astype(np.float32), (inputs.T @ inputs).astype(np.float32)
+
+
+def errors(values: NDArray[np.float32], blocks: NDArray[np.uint8], kind: str, moments: NDArray[np.float32]) -> object:
+    off = dequantize(blocks, kind, values.shape[1]) - values
+    return ((off @ moments) * off).sum(axis=1)
+
+
+@pytest.mark.parametrize("kind", ["q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs", "q4_0", "q8_0"])
+def test_the_error_of_the_outputs_falls(kind: str) -> None:
+    values, moments = problem(512)
+    plain = quantize(values, kind, np.ascontiguousarray(np.diag(moments)))
+    refined = refine(values, plain, kind, moments)
+    assert refined.shape == plain.shape
+    before, after = (np.asarray(errors(values, blocks, kind, moments)) for blocks in (plain, refined))
+    assert after.sum() < 0.6 * before.sum()
+    assert (after <= 1.05 * before).all()
+
+
+def test_inputs_that_do_not_go_together_leave_little_to_gain() -> None:
+    values, _ = problem(256)
+    moments = np.eye(256, dtype=np.float32)
+    plain = quantize(values, "q4_k", np.ones(256, np.float32))
+    refined = refine(values, plain, "q4_k", moments)
+    before, after = (np.asarray(errors(values, blocks, "q4_k", moments)) for blocks in (plain, refined))
+    assert 0.8 * before.sum() < after.sum() <= before.sum()
+
+
+def test_the_moments_are_those_of_the_text(tmp_path: Path) -> None:
+    base = write_decoder(tmp_path / "base.gguf", layers=1, width=256)
+    moments = Moments(collect_moments(base, TEXT, tmp_path / "moments.npz", threads=1))
+    means = collect(base, TEXT, threads=1, output=True).means()
+    for name in ("blk.0.attn_q.weight", "blk.0.ffn_down.weight", "output.weight"):
+        found = moments.get(name)
+        assert found is not None
+        assert found == pytest.approx(found.T, rel=1e-4)
+        diagonal = np.diag(found)
+        assert diagonal / diagonal.sum() == pytest.approx(means[name] / means[name].sum(), rel=1e-2)
+    shared = [moments.get(f"blk.0.attn_{part}.weight") for part in "qkv"]
+    assert all(np.array_equal(shared[0], one) for one in shared)  # type: ignore[arg-type]
+    assert moments.get("no.weight") is None
+    assert [p.name for p in tmp_path.iterdir() if "moments" in p.name] == ["moments.npz"]
