@@ -8,8 +8,9 @@ from pathlib import Path
 from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.edge.options import EngineOptions
 from foreshore.errors import ModelError, UsageError
-from foreshore.quantize.child import OnCount, run
+from foreshore.quantize.child import run
 from foreshore.quantize.imatrix import Imatrix
+from foreshore.quantize.progress import OnCount
 from foreshore.quantize.texts import Corpus
 
 __all__ = ["collect"]

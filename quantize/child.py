@@ -12,16 +12,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 from foreshore.errors import ForeshoreError, ModelError, NotFound, SetupError, UsageError
+from foreshore.quantize.progress import OnCount
 
-__all__ = ["Child", "OnCount", "run"]
+__all__ = ["Child", "run"]
 
-OnCount = Callable[[int, int], None]  # is told done, and of how many
 TAIL = 2000  # bytes of what it said last that an error repeats
 _ERRORS: dict[str, type[ForeshoreError]] = {
     kind.__name__: kind for kind in (ModelError, NotFound, SetupError, UsageError)

@@ -12,7 +12,8 @@ import numpy as np
 from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.edge.options import EngineOptions
 from foreshore.errors import ModelError
-from foreshore.quantize.child import OnCount, run
+from foreshore.quantize.child import run
+from foreshore.quantize.progress import OnCount
 
 __all__ = ["COMPARED", "OnRead", "read", "record_type"]
 

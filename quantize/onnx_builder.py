@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,18 +15,20 @@ from typing import Any
 from foreshore.disk import disk_errors, require_space, sha256
 from foreshore.edge.onnx_folder import MODEL, open_folder
 from foreshore.errors import ModelError, SetupError, UsageError
-from foreshore.manifest import FileRecord, Manifest, Source
+from foreshore.manifest import Calibration, Manifest, Parent
 from foreshore.quantize.onnx_export import HfSource, open_source
+from foreshore.quantize.onnx_graph import DATA, weights
 from foreshore.quantize.onnx_job import run
 from foreshore.quantize.onnx_types import ONNX_F32, ONNX_TYPES, OnnxType, parse_onnx_types
-from foreshore.quantize.progress import OnProgress, Progress, Stage, silent
+from foreshore.quantize.progress import OnProgress, counter, silent
 from foreshore.quantize.source import locate
+from foreshore.quantize.storing import Facts, Storing
 from foreshore.quantize.texts import Corpus, calibration_text
 from foreshore.store import Store, check_name
 
 __all__ = ["build_onnx"]
 
-_GRAPH = (MODEL, "model.onnx_data")
+_GRAPH = (MODEL, DATA)
 _BESIDE = (
     "config.json",
     "generation_config.json",
@@ -67,88 +67,65 @@ def build_onnx(
         raise UsageError(
             f"{str(origin.path)!r} is no Hugging Face folder, which ONNX variants are made from", hint=hint
         )
+    model = open_source(origin.path)
     with ExitStack() as stack:
-        builder = _Builder(
+        storing = Storing(
             store=store or Store(),
             name=name or origin.name,
-            model=open_source(origin.path),
             source=origin.hashed(progress),
-            texts=calibration or calibration_text(origin.id if origin.kind == "bundled" else None),
+            tools=_tools(),
             force=force,
             progress=progress,
-            stack=stack,
         )
+        texts = calibration or calibration_text(origin.id if origin.kind == "bundled" else None)
+        builder = _Builder(storing=storing, model=model, texts=texts, stack=stack)
         return [builder.variant(kind) for kind in wanted]
 
 
 @dataclass(kw_only=True)
 class _Builder:
-    store: Store
-    name: str
+    storing: Storing
     model: HfSource
-    source: Source
     texts: Corpus
-    force: bool
-    progress: OnProgress
     stack: ExitStack
-    exported: Path | None = None  # a folder with the graph in float32
+    base: Path | None = None  # a folder with the graph in float32
 
     def variant(self, kind: OnnxType) -> Manifest:
-        ref = f"{self.name}:{kind.name}"
-        with self.store.lock(self.name, kind.name, waiting=lambda: self.tell("wait", ref)):
-            found = None if self.force else self.reusable(kind)
-            if found:
-                self.tell("reuse", ref)
-                return found
-            made = self.make(kind, ref)
-        self.tell("ready", ref)
-        return made
+        return self.storing.variant(kind.name, self.settings(kind), partial(self.fill, kind))
 
-    def reusable(self, kind: OnnxType) -> Manifest | None:
-        """The variant in the store, if building it now would make the same and its files are sound."""
-        found = self.store.find(self.name, kind.name)
-        if not found:
-            return None
-        same = found.source.files == self.source.files and found.source.revision == self.source.revision
-        if not same or found.recipe != self.recipe(kind) or found.tools != _tools():
-            return None
-        try:
-            self.store.resolve(found.ref)
-        except ModelError:
-            return None
-        return found
+    def settings(self, kind: OnnxType) -> dict[str, Any]:
+        return {**kind.recipe, **({"text": self.texts.sha256} if kind.calibrated else {})}
 
-    def recipe(self, kind: OnnxType) -> dict[str, Any]:
-        return {**kind.recipe, "calibration": self.texts.sha256 if kind.calibrated else None}
+    def fill(self, kind: OnnxType, files: Path, ref: str) -> Facts:
+        base = self.base = self.base or self.exported(ref)
+        notes = self.quantize(base, files, kind, ref)
+        _check_whole(files)
+        graph = sum((files / name).stat().st_size for name in _GRAPH if (files / name).is_file())
+        return Facts(
+            main=MODEL,
+            architecture=self.model.architecture,
+            parameters=self.model.parameters,
+            bits_per_weight=8 * graph / self.model.parameters,
+            context_length=open_folder(files / MODEL).trained_tokens,
+            notes=notes,
+            parent=Parent(sha256=sha256(weights(base)), ref=f"{self.storing.name}:{ONNX_F32}"),
+            calibration=Calibration(text_sha256=self.texts.sha256) if kind.calibrated else None,
+        )
 
-    def make(self, kind: OnnxType, ref: str) -> Manifest:
-        began = time.perf_counter()
-        base = self.exported = self.exported or self.export(ref)
-        with self.store.draft() as draft:
-            files, scratch = draft / "files", draft / "scratch"
-            files.mkdir()
-            scratch.mkdir()
-            notes = self.quantize(base, files, scratch, kind, ref)
-            _check_whole(files)
-            seconds = round(time.perf_counter() - began, 3)
-            return self.store.add(self.manifest(kind, files, notes, seconds), files)
-
-    def export(self, ref: str) -> Path:
+    def exported(self, ref: str) -> Path:
         """The folder with the graph in float32: that of the variant in the store, or a new one."""
-        stored = None if self.force else self.reusable(ONNX_TYPES[ONNX_F32])
-        if stored:
-            return self.store.folder(stored)
-        draft = self.stack.enter_context(self.store.draft())
-        files, scratch = draft / "files", draft / "scratch"
+        kind = ONNX_TYPES[ONNX_F32]
+        if stored := self.storing.reusable(kind.name, self.settings(kind)):
+            return self.storing.store.folder(stored)
+        files = self.stack.enter_context(self.storing.store.draft()) / "files"
         files.mkdir()
-        scratch.mkdir()
-        require_space(draft, self.model.nbytes)
-        with disk_errors(draft, self.model.nbytes):
+        require_space(files, self.model.nbytes)
+        with disk_errors(files, self.model.nbytes):
             run(
                 "export",
-                doing=f"exported {self.name!r}",
-                scratch=scratch,
-                progress=self.meter("convert", ref),
+                doing=f"exported {self.storing.name!r}",
+                scratch=_scratch(files),
+                progress=counter(self.storing.progress, "convert", ref),
                 source=str(self.model.path),
                 target=str(files),
                 what=self.model.task,
@@ -157,9 +134,9 @@ class _Builder:
         _check_whole(files)
         return files
 
-    def quantize(self, base: Path, files: Path, scratch: Path, kind: OnnxType, ref: str) -> tuple[str, ...]:
-        """Fill the folder `files` of a variant."""
-        self.tell("quantize", ref)
+    def quantize(self, base: Path, files: Path, kind: OnnxType, ref: str) -> tuple[str, ...]:
+        """Fill the folder `files` of a variant. Returns notes."""
+        self.storing.tell("quantize", ref)
         with disk_errors(files, self.model.nbytes):
             for name in _BESIDE:
                 if (base / name).is_file():
@@ -168,42 +145,24 @@ class _Builder:
                 if (base / name).is_file():
                     os.link(base / name, files / name)
             require_space(files, self.model.nbytes if kind.method != "float" else 0)
-        result = run(
-            "quantize",
-            doing=f"made {kind.name!r}",
-            scratch=scratch,
-            kind=kind.name,
-            source=str(base / MODEL),
-            target=str(files / MODEL),
-            texts=self.texts.documents if kind.calibrated else (),
-            special=self.texts.special,
-        )
+            result = run(
+                "quantize",
+                doing=f"made {kind.name!r}",
+                scratch=_scratch(files),
+                kind=kind.name,
+                source=str(base / MODEL),
+                target=str(files / MODEL),
+                texts=self.texts.documents if kind.calibrated else (),
+                special=self.texts.special,
+            )
         return tuple(result["notes"])
 
-    def manifest(self, kind: OnnxType, files: Path, notes: tuple[str, ...], seconds: float) -> Manifest:
-        names = sorted((p.name for p in files.iterdir()), key=lambda n: (n not in _GRAPH, n))
-        graph = sum((files / n).stat().st_size for n in names if n in _GRAPH)
-        return Manifest(
-            name=self.name,
-            variant=kind.name,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            source=self.source,
-            files={n: FileRecord(sha256=sha256(files / n), bytes=(files / n).stat().st_size) for n in names},
-            recipe=self.recipe(kind),
-            tools=_tools(),
-            architecture=self.model.architecture,
-            parameters=self.model.parameters,
-            bits_per_weight=round(8 * graph / self.model.parameters, 4),
-            context_length=open_folder(files / MODEL).trained_tokens,
-            seconds=seconds,
-            notes=notes,
-        )
 
-    def tell(self, stage: Stage, ref: str) -> None:
-        self.progress(Progress(stage=stage, what=ref))
-
-    def meter(self, stage: Stage, ref: str) -> Any:
-        return lambda done, total: self.progress(Progress(stage=stage, what=ref, done=done, total=total))
+def _scratch(files: Path) -> Path:
+    """A folder for temporary files in the draft whose `files` these are."""
+    folder = files.with_name("scratch")
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _check_whole(files: Path) -> None:

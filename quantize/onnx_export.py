@@ -7,18 +7,16 @@ import shutil
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from foreshore.edge.onnx_encoder import pooling
 from foreshore.edge.onnx_folder import MODEL, open_folder
 from foreshore.errors import ForeshoreError, ModelError
+from foreshore.quantize.channel import Json, Tell
 from foreshore.quantize.onnx_graph import load, pool, save
 from foreshore.quantize.weights import Weight, read_weights
-
-if TYPE_CHECKING:
-    from foreshore.quantize.onnx_child import Tell
 
 __all__ = ["SENTENCE_FILES", "HfSource", "export", "open_source"]
 
@@ -71,7 +69,7 @@ def open_source(folder: Path) -> HfSource:
     )
 
 
-def export(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
+def export(job: Json, tell: Tell) -> Json:
     """In the child: write `source`'s graph in float32, its tokenizer and configuration to the empty folder `target`.
 
     Raises `ModelError` for weights that are no numbers and for what optimum cannot export.
@@ -82,9 +80,11 @@ def export(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
     try:
         main_export(str(source), output=str(target), task=job["what"], library_name="transformers")
-    except (ForeshoreError, OSError, ImportError, MemoryError):
+    except (ForeshoreError, ImportError, MemoryError):
         raise
     except Exception as error:  # the exporter, torch's tracer and transformers raise all kinds
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; transformers raises it without
+            raise
         reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
         hint = "optimum's documentation lists the architectures that it knows; GGUF may know this one: --types q4_k_m"
         raise ModelError(f"optimum cannot export this {job['architecture']!r} model: {reason}", hint=hint) from error

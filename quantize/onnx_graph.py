@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshore.edge.onnx_encoder import POOLED
+from foreshore.edge.onnx_folder import is_onnx, model_file
 from foreshore.errors import ModelError
 from foreshore.quantize.onnx_types import BLOCK
 
-__all__ = ["DATA", "LARGEST", "load", "pool", "quantize_embeddings", "save"]
+__all__ = ["DATA", "LARGEST", "load", "pool", "quantize_embeddings", "save", "weights"]
 
 DATA = "model.onnx_data"
 LARGEST = 1 << 30  # bytes of a graph in one file; protobuf ends at 2 GiB
@@ -37,6 +38,13 @@ def save(model: Any, path: Path) -> None:
         onnx.save_model(model, str(path))
     else:
         onnx.save_model(model, str(path), save_as_external_data=True, location=DATA, size_threshold=1024)
+
+
+def weights(model: Path) -> Path:
+    """The file that has a model's weights: of a large graph the one beside it, else the graph, or `model` itself."""
+    file = model_file(model) if is_onnx(model) else model
+    data = file.with_name(DATA)
+    return data if file.suffix == ".onnx" and data.is_file() else file
 
 
 def pool(model: Any, mode: str) -> Any:

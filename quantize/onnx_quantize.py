@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from foreshore.edge.onnx_folder import open_folder
 from foreshore.errors import ForeshoreError, ModelError, SetupError
+from foreshore.quantize.channel import Json, Tell
 from foreshore.quantize.onnx_graph import LARGEST, load, quantize_embeddings, save
 from foreshore.quantize.onnx_run import feeds, probe
 from foreshore.quantize.onnx_types import BLOCK, ONNX_TYPES, OnnxType
-
-if TYPE_CHECKING:
-    from foreshore.quantize.onnx_child import Tell
 
 __all__ = ["quantize"]
 
@@ -22,7 +20,7 @@ CALIBRATION_TEXTS, CALIBRATION_TOKENS = 32, 256  # of the corpus, what GPTQ comp
 INT8_COMPUTE = 4  # MatMulNBits' accuracy level: activations are rounded to 8 bits, block by block
 
 
-def quantize(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
+def quantize(job: Json, tell: Tell) -> Json:
     """Write the `kind` of the float32 graph `source` to `target`, a path of an .onnx file in a folder that has all
     the other files, and run it once. Returns notes.
 
@@ -45,8 +43,8 @@ def _write(kind: OnnxType, source: Path, target: Path, texts: list[str], special
     if kind.method == "half":
         save(_half(load(source)), target)
         return ()
-    model = _int8(load(source)) if kind.method == "int8" else _blocks(kind, source, texts, special)
-    notes = quantize_embeddings(model)
+    model, notes = (_int8(load(source)), ()) if kind.method == "int8" else _blocks(kind, source, texts, special)
+    notes = (*notes, *quantize_embeddings(model))
     save(model, target)
     return (*notes, *_left(model))
 
@@ -80,27 +78,53 @@ def _int8(model: Any) -> Any:
     return load(written)
 
 
-def _blocks(kind: OnnxType, source: Path, texts: list[str], special: bool) -> Any:
-    """Weights in 4 bits, `BLOCK` of a column with a scale and a zero point."""
+def _blocks(kind: OnnxType, source: Path, texts: list[str], special: bool) -> tuple[Any, tuple[str, ...]]:
+    """Weights in 4 bits, `BLOCK` of a column with a scale and a zero point; and notes.
+
+    onnxruntime's k-quant and GPTQ cannot write the zero points of columns with an odd number of blocks: such weights
+    are rounded to nearest.
+    """
     try:
         from onnxruntime.quantization import matmul_nbits_quantizer as tools
     except ImportError as error:  # its imports are more than onnxruntime's wheel asks for
         hint = "pip install 'foreshore[onnx-export]'"
         raise SetupError(f"onnxruntime's 4-bit quantizer cannot be loaded: {error}", hint=hint) from error
+    model, nearest = load(source), tools.DefaultWeightOnlyQuantConfig(BLOCK, accuracy_level=INT8_COMPUTE)
     if kind.rounding == "RTN":
-        config = tools.RTNWeightOnlyQuantConfig()
-    elif kind.rounding == "k_quant":
+        return _rounded(tools, model, nearest), ()
+    if kind.rounding == "HQQ":
+        return _rounded(tools, model, tools.HQQWeightOnlyQuantConfig(BLOCK)), ()
+    odd, even = _by_blocks(model)
+    if odd:
+        model = _rounded(tools, model, nearest, excluded=even)
+    if kind.rounding == "k_quant":
         config = tools.KQuantWeightOnlyQuantConfig()
-    elif kind.rounding == "HQQ":
-        config = tools.HQQWeightOnlyQuantConfig(block_size=BLOCK)
     else:
         data = list(feeds(open_folder(source), texts[:CALIBRATION_TEXTS], CALIBRATION_TOKENS, special=special))
-        config = tools.GPTQWeightOnlyQuantConfig(calibration_data_reader=data)
+        config = tools.GPTQWeightOnlyQuantConfig(data)
+    notes = tuple(f"{name} is rounded to nearest: its columns have an odd number of blocks" for name in odd)
+    return _rounded(tools, model, config), notes
+
+
+def _rounded(tools: Any, model: Any, config: Any, excluded: Sequence[str] = ()) -> Any:
     quantizer = tools.MatMulNBitsQuantizer(
-        load(source), block_size=BLOCK, is_symmetric=False, accuracy_level=INT8_COMPUTE, algo_config=config
+        model,
+        block_size=BLOCK,
+        is_symmetric=False,
+        accuracy_level=INT8_COMPUTE,
+        nodes_to_exclude=list(excluded),
+        algo_config=config,
     )
     quantizer.process()
     return quantizer.model.model
+
+
+def _by_blocks(model: Any) -> tuple[list[str], list[str]]:
+    """The products whose weights are constants: those with an odd number of blocks in a column, and the others."""
+    weights = {t.name: t.dims for t in model.graph.initializer if len(t.dims) == 2}
+    products = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights]
+    odd = [n.name for n in products if -(-weights[n.input[1]][0] // BLOCK) % 2]
+    return odd, [n.name for n in products if n.name not in odd]
 
 
 def _left(model: Any) -> tuple[str, ...]:

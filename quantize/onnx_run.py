@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,11 @@ from foreshore.edge.onnx_folder import OnnxFolder, open_folder
 from foreshore.edge.onnx_session import Session, numpy_type
 from foreshore.edge.options import EngineOptions
 from foreshore.errors import ModelError, UsageError
-from foreshore.quantize.topk import TopTail, divergence, log_probability, same_top
+from foreshore.quantize.channel import Json, Tell
+from foreshore.quantize.forward import COMPARED
+from foreshore.quantize.topk import SAMPLES, TOP, TopTail, divergence, log_probability, same_top
 
-if TYPE_CHECKING:
-    from foreshore.quantize.onnx_child import Tell
-
-__all__ = ["clock", "compare", "embed", "feeds", "probe"]
+__all__ = ["clock", "compare", "feeds", "probe"]
 
 Logits = NDArray[np.float32]
 PIECE = 64  # tokens whose logits are held at once, fewer where the vocabulary is large
@@ -35,46 +34,31 @@ def probe(path: Path) -> None:
     _open(path, None).close()
 
 
-def embed(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    """Write the vectors of `texts`, each computed alone, to the .npy file `out`: (texts, width)."""
-    encoder = _encoder(_open(Path(job["model"]), job["threads"]))
-    rows = []
-    for text in job["texts"]:
-        rows.append(encoder.embed([_tokens(encoder, text)])[0])
-        tell(len(rows), len(job["texts"]))
-    np.save(job["out"], np.array(rows))
-    return {"dropped": 0}
-
-
-def compare(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
-    """Write to the .npz file `out`, for each token that `parent` and `model` predict in `texts`: `document`, `kl` and
-    `kl`'s companions `same`, `parent_log_p` and `log_p` (of the token that came), all (N,)."""
+def compare(job: Json, tell: Tell) -> Json:
+    """Write to the .npz file `out`, for each token that `parent` and `model` predict in `texts`, in order: its
+    `documents` (N,), and `values` (N,) of type `COMPARED`."""
     parent, model = (_decoder(_open(Path(job[name]), job["threads"])) for name in ("parent", "model"))
     if parent.vocab.size != model.vocab.size:
         raise UsageError(f"the vocabularies differ: {parent.vocab.size} and {model.vocab.size}")
     context = min(job["context"], parent.info.context_tokens, model.info.context_tokens)
-    parts: dict[str, list[NDArray[Any]]] = {n: [] for n in ("document", "kl", "same", "parent_log_p", "log_p")}
+    documents, values = [], []
     for number, text in enumerate(job["texts"]):
         tokens = _tokens(parent, text, special=job["special"])
         for start in range(0, len(tokens) - 1, context):
             window = tokens[start : start + context + 1]
-            for wanted, ours, theirs in zip(
+            for came, ours, theirs in zip(
                 _pieces(window[1:], parent), _logits(parent, window[:-1]), _logits(model, window[:-1]), strict=True
             ):
-                reference = TopTail.of(ours)
-                parts["document"].append(np.full(len(wanted), number))
-                parts["kl"].append(divergence(reference, theirs))
-                parts["same"].append(same_top(reference, theirs))
-                parts["parent_log_p"].append(log_probability(ours, np.array(wanted)))
-                parts["log_p"].append(log_probability(theirs, np.array(wanted)))
+                documents.append(np.full(len(came), number))
+                values.append(_compared(np.array(came), ours, theirs))
         tell(number + 1, len(job["texts"]))
-    if not parts["kl"]:
+    if not values:
         raise UsageError("the texts have no two tokens to predict one from the other", hint="give longer texts")
-    np.savez(job["out"], allow_pickle=False, **{name: np.concatenate(found) for name, found in parts.items()})
+    np.savez(job["out"], allow_pickle=False, documents=np.concatenate(documents), values=np.concatenate(values))
     return {}
 
 
-def clock(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
+def clock(job: Json, tell: Tell) -> Json:
     """Seconds to load `model`, tokens/s of it reading `texts` one by one (`prefill`), of a decoder also of it writing
     (`decode`), and the most bytes that this process held."""
     began = time.perf_counter()
@@ -83,7 +67,7 @@ def clock(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     texts = [_tokens(engine, text) for text in job["texts"]]
     found = _clock_encoder(engine, texts) if isinstance(engine, OnnxEncoder) else _clock_decoder(engine, texts)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"load_s": loaded, "peak_bytes": peak, "threads": engine.threads, "system": engine.info.system, **found}
+    return {"load_s": loaded, "peak_bytes": peak, "threads": engine.threads, **found}
 
 
 def feeds(folder: OnnxFolder, texts: Sequence[str], most: int, *, special: bool) -> Iterator[dict[str, NDArray[Any]]]:
@@ -110,12 +94,6 @@ def _open(path: Path, threads: int | None) -> OnnxEncoder | OnnxEngine:
     return engine
 
 
-def _encoder(engine: OnnxEncoder | OnnxEngine) -> OnnxEncoder:
-    if not isinstance(engine, OnnxEncoder):
-        raise UsageError(f"{engine.info.name!r} writes, it gives no vectors", hint="measure its divergence")
-    return engine
-
-
 def _decoder(engine: OnnxEncoder | OnnxEngine) -> OnnxEngine:
     if not isinstance(engine, OnnxEngine):
         raise UsageError(f"{engine.info.name!r} gives vectors, it predicts no tokens", hint="measure its similarity")
@@ -123,9 +101,16 @@ def _decoder(engine: OnnxEncoder | OnnxEngine) -> OnnxEngine:
 
 
 def _tokens(engine: OnnxEncoder | OnnxEngine, text: str, *, special: bool = False) -> list[int]:
-    """At most as many as an encoder reads; raises `ModelError` for a text without any."""
+    """At most as many as an encoder reads."""
     found = engine.vocab.tokenize(text, special=special, begin=True)
     return found[: engine.info.context_tokens] if isinstance(engine, OnnxEncoder) else found
+
+
+def _compared(came: NDArray[np.int64], parent: Logits, logits: Logits) -> NDArray[Any]:
+    reference, found = TopTail.of(parent, TOP, SAMPLES), np.empty(len(came), COMPARED)
+    found["kl"], found["same"] = divergence(reference, logits), same_top(reference, logits)
+    found["log_p"], found["parent_log_p"] = log_probability(logits, came), log_probability(parent, came)
+    return found
 
 
 def _piece(engine: OnnxEngine) -> int:

@@ -1,4 +1,5 @@
-"""How far a variant is from its parent: perplexity, KL divergence and same-top rate on a text, by document.
+"""How far a variant is from its parent on a text: perplexity, KL divergence and same-top rate; of an encoder, the
+cosine between its vectors and the parent's.
 
 KL(parent || variant) is taken at every position of `Reference`, in nats; its 99th percentile is over all tokens. The
 intervals are of a bootstrap by document (`bootstrap`). Two variants measured on one reference are compared document by
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,24 @@ from numpy.typing import NDArray
 
 from foreshore import card
 from foreshore.card import Interval
-from foreshore.errors import UsageError
+from foreshore.disk import sha256
+from foreshore.edge import EngineOptions, Runtime
+from foreshore.errors import ContextExceeded, ModelError, UsageError
 from foreshore.quantize import bootstrap
 from foreshore.quantize.forward import COMPARED, OnRead, read
+from foreshore.quantize.onnx_graph import weights
 from foreshore.quantize.reference import Reference
+from foreshore.quantize.texts import Corpus
 
-__all__ = ["Compared", "compare", "difference", "measure_divergence", "ratio"]
+__all__ = [
+    "Compared",
+    "compare",
+    "difference",
+    "divergence_of",
+    "measure_divergence",
+    "measure_similarity",
+    "ratio",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,25 +56,33 @@ class Compared:
     @property
     def kl(self) -> NDArray[np.float64]:
         """The sum over each document's tokens, nats."""
-        return self._sums("kl")
+        return _sums(self.values["kl"], self.starts)
 
     def divergence(self) -> card.Divergence:
         """Raises `UsageError` where the text has too few documents for intervals."""
-        tokens, kl = self.tokens, self.values["kl"]
-        return card.Divergence(
-            parent_sha256=self.reference.parent_sha256,
-            text_sha256=self.reference.text_sha256,
-            documents=len(tokens),
-            tokens=len(self.values),
-            perplexity=_perplexity(bootstrap.ratio(-self._sums("log_p"), tokens)),
-            parent_perplexity=_perplexity(bootstrap.ratio(-self._sums("parent_log_p"), tokens)),
-            kl_mean=_finite(bootstrap.ratio(self.kl, tokens), float(kl.max())),
-            kl_p99=bootstrap.quantile(np.split(kl, self.starts[1:]), 0.99),
-            same_top=bootstrap.share(self._sums("same"), tokens),
-        )
+        hashes = {"parent_sha256": self.reference.parent_sha256, "text_sha256": self.reference.text_sha256}
+        return divergence_of(self.values, self.starts, **hashes)
 
-    def _sums(self, name: str) -> NDArray[np.float64]:
-        return np.add.reduceat(self.values[name].astype(np.float64), self.starts)
+
+def divergence_of(
+    values: NDArray[Any], starts: NDArray[np.intp], *, parent_sha256: str, text_sha256: str
+) -> card.Divergence:
+    """The figures of tokens that were `COMPARED`, whose documents begin at `starts`.
+
+    Raises `UsageError` where these are too few for intervals.
+    """
+    tokens, kl = np.diff(starts, append=len(values)), values["kl"]
+    return card.Divergence(
+        parent_sha256=parent_sha256,
+        text_sha256=text_sha256,
+        documents=len(tokens),
+        tokens=len(values),
+        perplexity=_perplexity(bootstrap.ratio(-_sums(values["log_p"], starts), tokens)),
+        parent_perplexity=_perplexity(bootstrap.ratio(-_sums(values["parent_log_p"], starts), tokens)),
+        kl_mean=_finite(bootstrap.ratio(_sums(kl, starts), tokens), float(kl.max())),
+        kl_p99=bootstrap.quantile(np.split(kl, starts[1:]), 0.99),
+        same_top=bootstrap.share(_sums(values["same"], starts), tokens),
+    )
 
 
 def compare(
@@ -92,6 +114,37 @@ def measure_divergence(
     return compare(reference, model, threads=threads, progress=progress).divergence()
 
 
+def measure_similarity(
+    parent: Path,
+    model: Path,
+    corpus: Corpus,
+    *,
+    threads: int | None = None,
+    progress: OnRead = lambda done, total: None,
+) -> card.Similarity:
+    """Of two encoders, each a .gguf or an .onnx file: the cosine between their vectors of each document, as the runtime
+    gives them. The interval is that of the mean distance, 1 - cosine.
+
+    Documents are computed one by one, since a batch would let them share the range to which int8 rounds. One that is
+    longer than the model reads is cut. Raises `ModelError` for vectors that are not finite, `UsageError` for vectors
+    of two lengths, and for too few documents.
+    """
+    count = len(corpus.documents)
+    ours, texts = _vectors(parent, corpus.documents, threads, lambda done: progress(done, 2 * count))
+    theirs, _ = _vectors(model, texts, threads, lambda done: progress(count + done, 2 * count))
+    if ours.shape != theirs.shape:
+        raise UsageError(f"the models give vectors of {ours.shape[1]} and {theirs.shape[1]} numbers")
+    cosines = (ours * theirs).sum(axis=1)  # both have unit length
+    distance = bootstrap.ratio(np.maximum(1 - cosines, 0), np.ones(count))
+    return card.Similarity(
+        parent_sha256=sha256(weights(parent)),
+        text_sha256=corpus.sha256,
+        documents=count,
+        cosine_mean=Interval(value=1 - distance.value, low=max(-1.0, 1 - distance.high), high=1 - distance.low),
+        cosine_min=float(cosines.min()),
+    )
+
+
 def ratio(variant: Compared, other: Compared) -> Interval:
     """The mean KL of `variant` over that of `other`, paired by document."""
     _check_paired(variant, other)
@@ -113,6 +166,35 @@ def _starts(reference: Reference) -> NDArray[np.intp]:
     """Where each document with a scored token begins among the scored tokens."""
     documents = [number for number, length in reference.windows for _ in range(length - 1 - reference.skip)]
     return np.flatnonzero(np.diff(documents, prepend=-1)).astype(np.intp)
+
+
+def _sums(values: NDArray[Any], starts: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Over each document."""
+    return np.asarray(np.add.reduceat(values.astype(np.float64), starts))
+
+
+def _vectors(
+    model: Path, texts: Sequence[str], threads: int | None, step: Callable[[int], None]
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """(texts, width), and the texts as far as they were read."""
+    found: list[tuple[tuple[float, ...], str]] = []
+    with Runtime(model, options=EngineOptions(slots=1, threads=threads)) as runtime:
+        for text in texts:
+            found.append(_vector(runtime, text))
+            step(len(found))
+    vectors, kept = zip(*found, strict=True)
+    if not np.isfinite(vectors).all():
+        raise ModelError(f"{model.name!r} gives vectors that are not finite", hint="its weights may be damaged")
+    return np.array(vectors), kept
+
+
+def _vector(runtime: Runtime, text: str) -> tuple[tuple[float, ...], str]:
+    """Of `text`, or of as much of its beginning as the model reads."""
+    while True:
+        try:
+            return runtime.embed(text)[0], text
+        except ContextExceeded as error:
+            text = text[: min(len(text) - 1, len(text) * error.context_tokens // error.prompt_tokens)]
 
 
 def _perplexity(log: Interval) -> Interval:

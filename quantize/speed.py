@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from foreshore.card import Speed, Spread
 from foreshore.edge import machine
+from foreshore.edge.onnx_folder import is_onnx
 from foreshore.edge.options import EngineOptions
 from foreshore.edge.speed import SpeedTest
 from foreshore.quantize.device import this_device
@@ -39,14 +40,13 @@ def measure_speed(
     decode_tokens: int = DECODE_TOKENS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Speed:
-    """Of one stream: `loads` starts of a worker, then in the last of them `repeats` runs of each kind, after one that
-    warms up. Loads find the file in the page cache. An encoder reads texts; it has no decode.
+    """Of one stream of a .gguf or .onnx file: `loads` starts of a worker, then in the last of them `repeats` runs of
+    each kind, after one that warms up. Loads find the file in the page cache. An encoder reads texts; it has no decode.
 
     Raises `UsageError` where the context cannot hold the runs.
     """
     options = EngineOptions(slots=1, threads=threads, prefix_cache=False)
-    total = loads + 2 * (repeats + 1)
-    done = 0
+    total, done = loads + 2 * (repeats + 1), 0
 
     def step() -> None:
         nonlocal done
@@ -57,18 +57,19 @@ def measure_speed(
         _load(model, options, load_s).close()
         step()
     with closing(_load(model, options, load_s)) as test:
+        info, decode = test.info, None
+        if not info.generates:
+            total -= repeats + 1
         step()
-        info = test.info
         if info.generates:
             most = min(prefill_tokens, info.context_tokens - 1)
             prefill = _spread(lambda: test.prefill(most), repeats, step)
             decode = _spread(lambda: test.decode(min(decode_tokens, info.context_tokens // 2)), repeats, step)
         else:
             prefill = _spread(lambda: test.embed(max(1, info.embedding_tokens // WORD_TOKENS)), repeats, step)
-            decode = None
         peak = _peak(test.pid)
     return Speed(
-        device=this_device(),
+        device=this_device("onnxruntime" if is_onnx(model) else "llama.cpp"),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         threads=options.thread_count,
         load_s=_of(load_s),
