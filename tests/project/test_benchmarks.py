@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import stat
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,15 +18,15 @@ from benchmarks.capacity import overcommit, shared_prefix
 from benchmarks.gaps import measure as measure_gaps
 from benchmarks.load import Stream, completion, open_stream, tokens_per_s
 from benchmarks.models import NAMES, Shape, digits, write
-from benchmarks.row import Row, failed, of_pairs, of_values, percentile, worst
+from benchmarks.row import Row, Target, failed, of_pairs, of_values, percentile, worst
 from benchmarks.scale import QUICK
 from benchmarks.serving import GROUPS, TARGETS, Group, measure
 from foreshore.backend import collect
 from foreshore.edge import EngineOptions, LocalBackend
 from foreshore.errors import SetupError, Truncated, UpstreamError
 from foreshore.types import Request, Sampling
+from tests.project.benchmark_command import check_refused, run
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = Shape(layers=2, width=64, heads=4, kv_heads=2, inner=128, vocab=600, context=1024)
 SCALE = replace(
     QUICK, rounds=1, slow_rounds=1, tokens=8, decode_tokens=8, kv_tokens=96, kv_request=(16, 32), prefix=128, sharers=3
@@ -104,10 +102,18 @@ def test_the_worst_model_decides_and_an_error_is_worse_than_any_number() -> None
     def rows(*values: float | None) -> dict[str, Row]:
         return {str(i): Row(key="any", value=value) for i, value in enumerate(values)}
 
-    assert worst(rows(1.0, 0.9), ">=").value == 0.9
-    assert worst(rows(2.0, 7.0), "<=").value == 7.0
-    assert worst(rows(2.0, None), "<=").value is None
+    more, less = Target(bound=0.5, side=">=", what=""), Target(bound=9, side="<=", what="")
+    assert worst(rows(1.0, 0.9), more).value == 0.9
+    assert worst(rows(2.0, 7.0), less).value == 7.0
+    assert worst(rows(2.0, None), less).value is None
     assert not TARGETS["gap_p99_vs_undisturbed"].met(Row(key="gap_p99_vs_undisturbed", value=None))
+
+
+def test_a_model_that_is_not_sure_of_its_target_is_worse_than_one_that_is() -> None:
+    target = Target(bound=0.3, side="<=", high=0.4, what="")
+    rows = {"sure": Row(key="any", value=0.29, high=0.33), "unsure": Row(key="any", value=0.2, high=0.45)}
+    assert worst(rows, target).details["model"] == "unsure"
+    assert not target.met(worst(rows, target))
 
 
 def test_percentiles_are_nearest_ranks() -> None:
@@ -289,16 +295,9 @@ def test_a_side_that_generates_too_little_has_no_speed(model: Path, monkeypatch:
 # --- the command ---
 
 
-def run_serving(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.serving", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment}, timeout=240
-    )
-
-
 def test_the_quick_command_prints_one_object(tmp_path: Path) -> None:
     keys = "overcommit_completed,rss_overhead_mb,own_us_per_token_sampled,decode_vs_llama_bench"
-    done = run_serving("--quick", "--json", "--only", keys, FORESHORE_HOME=str(tmp_path), LLAMA_SERVER="")
+    done = run("serving", "--quick", "--json", "--only", keys, FORESHORE_HOME=str(tmp_path), LLAMA_SERVER="")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert list(result) == [*keys.split(","), "machine"]
@@ -312,8 +311,4 @@ def test_the_quick_command_prints_one_object(tmp_path: Path) -> None:
     ("--only", "speed"), ("--only", ","), ("--models", "7b"), ("--models", ""),
 ])  # fmt: skip
 def test_a_name_that_does_not_exist_is_refused_with_those_that_do(arguments: tuple[str, str]) -> None:
-    done = run_serving(*arguments)
-    assert done.returncode == 2
-    assert "error: " in done.stderr
-    assert "hint: there are" in done.stderr
-    assert not done.stdout
+    check_refused(run("serving", *arguments))
