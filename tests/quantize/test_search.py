@@ -16,8 +16,6 @@ from foreshore.errors import ModelError, UsageError
 from foreshore.quantize.assemble import assemble, file_bytes
 from foreshore.quantize.fit_targets import FitTargets, parse_fit
 from foreshore.quantize.meter import Meter, MeterJob
-from foreshore.quantize.quality import compare
-from foreshore.quantize.reference import Reference
 from foreshore.quantize.search import Found, search
 from foreshore.quantize.texts import Corpus
 from tests.quantize.test_assemble import write_imatrix
@@ -103,25 +101,6 @@ def test_a_worker_holds_no_more_than_is_allowed(run: Callable[..., Found], base:
     held = estimate(mixed(base, found, tmp_path / "mix.gguf"), engine).total
     assert held == found.memory
     assert limit - 50_000 <= held <= limit
-
-
-def test_the_speed_is_measured_and_reached(run: Callable[..., Found]) -> None:
-    found = run("decode>=1,size<=1GB", types=("q8_0",), trials=1)
-    assert found.decode is not None
-    assert found.decode >= 1
-
-
-def test_what_wins_is_refined(run: Callable[..., Found], base: Path, tmp_path: Path) -> None:
-    found = run("size<=450kB", refine=True)
-    assert found.moments is not None
-    assert found.refined is not None
-    assert found.refined < 0.9 * found.measured
-    plain = mixed(base, found, tmp_path / "plain.gguf")
-    refined = assemble(inspect(base), found.types, tmp_path / "refined.gguf", moments=found.moments).path
-    reference = Reference.build(base, TEXT, tmp_path / "references")
-    ours, theirs = (compare(reference, file).kl.sum() for file in (refined, plain))
-    assert ours < 0.9 * theirs
-    assert refined.stat().st_size == plain.stat().st_size
 
 
 def test_targets_that_contradict_each_other_are_named_with_what_can_be_had(run: Callable[..., Found]) -> None:
