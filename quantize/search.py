@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from foreshore.disk import sha256
 from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.edge.options import EngineOptions
-from foreshore.errors import ModelError, UsageError
+from foreshore.errors import ModelError, SetupError, UsageError
 from foreshore.quantize.bounds import Bounds, memory_table
 from foreshore.quantize.costs import Belief
 from foreshore.quantize.decode_times import DecodeTimes
@@ -148,17 +149,31 @@ def search(
     if refining is None or cache is None:
         return found
     moments = cache / f"moments-{settings['model']}-{corpus.sha256[:16]}.npz"
-    return _refined(found, replace(job, moments=moments, threads=_cores()), plan.windows, began)
+    return _refined(found, replace(job, moments=moments, threads=_cores()), plan.windows, began, budget_s)
 
 
-def _refined(found: Found, job: MeterJob, windows: int, began: float) -> Found:
+def _refined(found: Found, job: MeterJob, windows: int, began: float, budget_s: float) -> Found:
+    """`found` with what refining it gains; as it is where that gains nothing, or the budget is spent before it is done.
+    What was refined by then is kept."""
     assert job.moments
     if not job.moments.exists():
         collect_moments(job.model, job.corpus, job.moments)
-    meter = Meter(job)
+    meter, late = Meter(job), threading.Event()
+
+    def end() -> None:
+        late.set()
+        meter.close()
+
+    timer = threading.Timer(max(began + budget_s - time.monotonic(), 1.0), end)
+    timer.start()
     try:
         kl = sum(meter.divergences(found.types, windows)) / found.tokens
+    except (SetupError, ValueError):  # the process, or the pipe to it, was closed
+        if not late.is_set():
+            raise
+        return replace(found, complete=False, seconds=time.monotonic() - began)
     finally:
+        timer.cancel()
         meter.close()
     if not kl < found.measured:
         return found
