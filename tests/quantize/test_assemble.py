@@ -54,8 +54,9 @@ def test_the_tensors_are_those_of_the_native_quantizer(base: GgufInfo, tmp_path:
     ours = assemble(base, planned.types, tmp_path / "ours.gguf", imatrix=imatrix, cache=tmp_path / "cache")
     again = assemble(base, planned.types, tmp_path / "again.gguf", imatrix=imatrix, cache=tmp_path / "cache")
     assert contents(ours) == contents(theirs) == contents(again)
-    assert dict(ours.metadata) == dict(theirs.metadata)
-    assert ours.size == theirs.size
+    about_the_matrix = {key for key in theirs.metadata if key.startswith("quantize.imatrix.")}
+    assert dict(ours.metadata) == {k: v for k, v in theirs.metadata.items() if k not in about_the_matrix}
+    assert ours.size <= theirs.size
 
 
 def test_the_size_is_known_beforehand_and_each_tensor_has_its_type(base: GgufInfo, tmp_path: Path) -> None:
