@@ -13,9 +13,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from decimal import Decimal
+from itertools import count as count_from
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,6 +33,7 @@ __all__ = ["Check", "Task", "answers", "change", "measure_accuracy", "read_tasks
 
 Check = Literal["exact", "contains", "number", "json", "regex", "call"]
 MAX_TOKENS = 400
+BARREN = 200  # questions in a row that were there before: there are no others
 AT_ONCE = 32  # questions before the runtime; it runs half of them side by side
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
@@ -75,10 +78,26 @@ def read_tasks(path: str | Path) -> tuple[Task, ...]:
     return found
 
 
-def starter_tasks(count: int = 25) -> tuple[Task, ...]:
-    """`count` held-out questions of each task and level that the starters know; a segment is a task."""
-    kinds = [(task, level) for task in TASKS for level in levels(task)]
-    return tuple(_starter(example(task, level, HELD_OUT + n)) for task, level in kinds for n in range(count))
+def starter_tasks(count: int = 100) -> tuple[Task, ...]:
+    """`count` held-out questions of each kind of task that the starters know, all different, of its levels in turn; a
+    segment is a kind. Left out is one that has not so many: its interval would be too wide for any gate."""
+    segments = (tuple(islice(_questions(task), count)) for task in TASKS)
+    return tuple(question for segment in segments if len(segment) == count for question in segment)
+
+
+def _questions(task: str) -> Iterator[Task]:
+    """The different ones; it ends where new seeds bring none any more."""
+    seen: set[str] = set()
+    barren = 0
+    for seed in count_from(HELD_OUT):
+        for level in levels(task):
+            found = example(task, level, seed)
+            barren = 0 if str(found.messages) not in seen else barren + 1
+            if not barren:
+                seen.add(str(found.messages))
+                yield _starter(found)
+        if barren >= BARREN:
+            return
 
 
 def tasks_for(name: str) -> tuple[Task, ...] | None:
@@ -164,8 +183,11 @@ async def _answers(
             progress(done := done + 1, len(tasks))
             return task.right(answer)
 
-        async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(ask(n, task)) for n, task in enumerate(tasks, 1)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(ask(n, task)) for n, task in enumerate(tasks, 1)]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
     return tuple(task.result() for task in asked)
 
 

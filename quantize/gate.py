@@ -1,6 +1,6 @@
 """Whether a variant is good enough: a rule over what was measured of it, and the decision it leads to.
 
-    kl<=0.05,kl_p99<=0.6,same_top>=0.9,accuracy>=-2%
+    kl<=0.05,kl_p99<=0.6,same_top>=0.9,accuracy>=-10%
 
 Each condition is held against the end of the 95 % interval that speaks against the variant: the upper one where less is
 better, the lower one where more is. So a measurement of too few documents or questions does not pass by luck. What was
@@ -22,11 +22,12 @@ from foreshore.store import Store
 
 __all__ = ["DEFAULT", "ENCODER", "Condition", "Finding", "Gate", "check_owner", "promote"]
 
-DEFAULT = "kl<=0.05,kl_p99<=0.6,same_top>=0.9,accuracy>=-0.02"
+DEFAULT = "kl<=0.05,kl_p99<=0.6,same_top>=0.9,accuracy>=-0.1"
 """Of a model that generates. In llama.cpp's table for an 8B model (tools/perplexity/README.md) Q4_K_M has a mean KL of
 0.028 nats and 91.9 % of the likeliest tokens unchanged, Q3_K_M 0.084 nats: 0.05 and 0.9 lie between the two. Where that
 page prints a whole distribution, the 99th percentile is 8.8 times the mean; twelve times leaves room, and stops a
-variant whose mean hides a few tokens gone wrong. Two in a hundred is what may be lost on any kind of task."""
+variant whose mean hides a few tokens gone wrong. On no kind of task may a tenth of the answers have been lost: with a
+hundred questions of each, the interval of a variant that answers them all alike reaches down to 4 in a hundred."""
 ENCODER = "cosine>=0.99"
 """Of an encoder: the mean cosine to the parent's vectors."""
 

@@ -19,9 +19,9 @@ MAY_IMPORT = {
     "edge": {"kernel"},
     "cloud": {"kernel"},
     "reliability": {"kernel"},
-    "quantize": {"kernel", "edge"},
+    "starter": {"kernel"},
+    "quantize": {"kernel", "edge", "starter"},
     "router": {"kernel", "edge", "cloud", "reliability"},
-    "starter": {"kernel", "edge", "quantize"},
     "cli": {"kernel", *PARTS, "starter"},
 }
 

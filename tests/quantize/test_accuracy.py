@@ -11,7 +11,7 @@ import pytest
 from foreshore.backend import Answer, ToolCall
 from foreshore.errors import NotFound, UsageError
 from foreshore.quantize.accuracy import Task, answers, change, measure_accuracy, read_tasks, starter_tasks, tasks_for
-from foreshore.starter.tasks import HELD_OUT, TASKS, correct, example, levels
+from foreshore.starter.tasks import HELD_OUT, TASKS, correct, example
 from tests.tiny_model import write_decoder
 
 
@@ -101,10 +101,13 @@ def test_missing_empty_and_binary_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_starters_bring_their_tasks() -> None:
-    tasks = starter_tasks(2)
-    assert len(tasks) == 2 * sum(len(levels(task)) for task in TASKS)
+    tasks = starter_tasks(5)
+    assert len(tasks) == 5 * len(TASKS) == len({str(task.messages) for task in tasks}), "all different"
     assert {task.segment for task in tasks} == set(TASKS)
-    assert tasks_for("starter-s") == starter_tasks()
+    every = starter_tasks()
+    assert len(every) == 100 * len({task.segment for task in every})
+    assert {task.segment for task in every} == set(TASKS) - {"greeting"}, "there are not a hundred ways to greet"
+    assert tasks_for("starter-s") == every
     assert tasks_for("mistral") is None
     for task in TASKS:
         wanted = example(task, 1, HELD_OUT)

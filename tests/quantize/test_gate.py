@@ -73,7 +73,7 @@ def test_a_good_card_passes() -> None:
         (replace(GOOD, divergence=divergence(kl=0.048)), "upper bound of kl is, against the rule, 0.053; at most 0.05"),
         (replace(GOOD, divergence=divergence(p99=0.55)), "kl_p99"),
         (replace(GOOD, divergence=divergence(same_top=0.905)), "lower bound of same_top"),
-        (replace(GOOD, accuracy=accuracy(sums=0.0, tools=-0.015)), "accuracy of 'tools'"),
+        (replace(GOOD, accuracy=accuracy(sums=0.0, tools=-0.15)), "accuracy of 'tools'"),
         (replace(GOOD, accuracy=accuracy(sums=0.0, tools=None)), "accuracy of 'tools' was not compared"),
         (replace(GOOD, accuracy=accuracy()), "accuracy was not measured"),
         (replace(GOOD, accuracy=None), "accuracy was not measured"),

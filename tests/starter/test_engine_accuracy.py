@@ -10,7 +10,7 @@ import pytest
 
 from foreshore.quantize import build
 from foreshore.starter import NAMES
-from foreshore.starter.evaluate import evaluate
+from benchmarks.starters import evaluate
 from foreshore.starter.tasks import difficulty
 from foreshore.store import Store
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from math import inf
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -71,6 +72,10 @@ def _show(choice: Choice, need: Need) -> None:
         out.print(f"for {asked}: [bold]{escape(choice.recommended)}[/], {escape(choice.reason)}")
     else:
         out.print(f"for {asked}: {escape(choice.reason)}")
+    unjudged = [row.ref for row in rows if row.fits and row.state == "candidate" and row.loss < inf]
+    if unjudged and any(row.state == "ready" for row in rows):
+        hint = "have the gate judge them: foreshore models promote REF --owner NAME"
+        err.print(f"passed over as candidates: {escape(', '.join(unjudged))}; {hint}")
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Measures", "measure", "report", "write"]
 
 
+SHOWN = 3  # reasons of a gate against a variant
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
     """What to measure on, and how to judge it."""
@@ -64,7 +67,7 @@ class Measures:
             return made
         judged = [promote(Store(), m.ref, self.owner, self.gate) for m in made]
         for m in judged:
-            for reason in m.decision.reasons if m.decision else ():
+            for reason in m.decision.reasons[:SHOWN] if m.decision else ():
                 told.bars.console.print(f"[yellow]candidate[/] {escape(m.ref)}: {escape(reason)}")
         return judged
 

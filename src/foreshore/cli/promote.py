@@ -16,6 +16,8 @@ from foreshore.store import Store
 
 __all__ = ["promote"]
 
+SHOWN = 3  # reasons in the message
+
 
 def promote(
     ref: Annotated[str, typer.Argument(help="NAME:VARIANT, or NAME if it has one variant.")],
@@ -25,7 +27,7 @@ def promote(
         typer.Option(
             "--gate",
             metavar="RULE",
-            help="Such as kl<=0.05,kl_p99<=0.6,same_top>=0.9,accuracy>=-2% (the default); cosine>=0.99 for encoders.",
+            help="Such as kl<=0.05,kl_p99<=0.6,same_top>=0.9,accuracy>=-10% (the default); cosine>=0.99 for encoders.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -44,7 +46,9 @@ def promote(
             _show(made, decision.rule)
         if not decision.passed:
             hint = "measure what is missing, or choose a variant that lost less"
-            raise UsageError(f"{made.ref} is a candidate: {'; '.join(decision.reasons)}", hint=hint)
+            more = len(decision.reasons) - SHOWN
+            rest = f"; and {more} more: foreshore models lineage {made.ref}" if more > 0 else ""
+            raise UsageError(f"{made.ref} is a candidate: {'; '.join(decision.reasons[:SHOWN])}{rest}", hint=hint)
 
 
 def _show(made: Manifest, rule: str) -> None:

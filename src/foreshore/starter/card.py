@@ -43,7 +43,7 @@ minutes on two CPU cores; `training.jsonl` is the log. No data from elsewhere.
 
 Variant {record["variant"]}, greedy, through the Foreshore engine. Prompts are held out by a hash of their text: none
 occurs in training. Mean over tasks and levels: {means}.
-Reproduce: `python -m foreshore.starter.evaluate {name}`.
+Reproduce: `python -m benchmarks.starters {name}`.
 
 | task | level | difficulty | correct | tokens per answer |
 |---|---|---|---|---|

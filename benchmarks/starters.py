@@ -1,4 +1,4 @@
-"""Measure a starter on held-out tasks through the real engine: `python -m foreshore.starter.evaluate FOLDER`.
+"""Measure a starter on held-out tasks through the real engine: `python -m benchmarks.starters FOLDER`.
 
 Builds the variant asked for (F16 unless told otherwise) from a Hugging Face folder, answers every task greedily, and
 writes `evaluation.json` and the model card (`README.md`) into the folder if `--write` is given.
