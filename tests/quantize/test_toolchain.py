@@ -191,7 +191,8 @@ def test_one_command_builds_measures_judges_and_reports(
     mix: Manifest, folder: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:
     page = tmp_path / "out.html"
-    options: list[str | Path] = ["--calibrate", files["calibration"], "--text", files["text"], "--tasks", files["tasks"]]
+    text, questions = files["text"], files["tasks"]
+    options: list[str | Path] = ["--calibrate", files["calibration"], "--text", text, "--tasks", questions]
     gate = ["--owner", "Ada", "--gate", "kl<=100,accuracy>=-100%"]
     fit = ["--types", "q8_0", "--fit", f"size<={LIMIT}", "--budget", str(BUDGET_S)]
     result = run("quantize", folder, *fit, *options, *gate, "--report", page, "--json")
@@ -201,13 +202,13 @@ def test_one_command_builds_measures_judges_and_reports(
     assert [m["state"] for m in made.values()] == ["ready", "ready"]
     assert made["q8_0"]["card"]["accuracy"]["segments"]["all"]["count"] == len(WORDS)
     assert made[mix.variant]["gate"][0]["owner"] == "Ada"
-    text = page.read_text()
-    assert mix.variant in text
-    assert "blk.0.ffn_down.weight" in text, "what each tensor costs"
+    shown = page.read_text()
+    assert mix.variant in shown
+    assert "blk.0.ffn_down.weight" in shown, "what each tensor costs"
     assert page.with_suffix(".json").is_file()
     assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     run("models", "report", "tiny", tmp_path / "again.html")
-    assert (tmp_path / "again.html").read_text() == text
+    assert (tmp_path / "again.html").read_text() == shown
     assert "no variant of 'absent' has been measured" in run("models", "report", "absent", page, code=2).output
     assert (
         "upper bound of kl" in run("models", "promote", "tiny:q8_0", "--owner", "Ada", "--gate", "kl<=0", code=2).output

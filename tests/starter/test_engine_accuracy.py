@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.starters import evaluate
 from foreshore.quantize import build
 from foreshore.starter import NAMES
-from benchmarks.starters import evaluate
 from foreshore.starter.tasks import difficulty
 from foreshore.store import Store
 
