@@ -99,7 +99,7 @@ def search(
     cache: Path | None = None,
     workers: int | None = None,
     trials: int = MOST_TRIALS,
-    refine: bool = True,
+    refine: bool = False,
     types: Sequence[str] = TYPES,
     engine: EngineOptions | None = None,
     progress: OnSteps = lambda done, total: None,

@@ -42,7 +42,6 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., F
             "workers": 1,
             "types": FEW,
             "trials": 8,
-            "refine": False,
         } | options
         return search(base, parse_fit(fit), **settings)
 

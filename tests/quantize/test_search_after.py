@@ -28,7 +28,9 @@ def test_the_speed_is_measured_and_reached(base: Path) -> None:
 
 
 def test_what_wins_is_refined(base: Path, tmp_path: Path) -> None:
-    found = search(base, FitTargets(size=450_000), corpus=TEXT, cache=tmp_path, workers=1, types=FEW, trials=4)
+    found = search(
+        base, FitTargets(size=450_000), corpus=TEXT, cache=tmp_path, workers=1, types=FEW, trials=4, refine=True
+    )
     assert found.moments is not None
     assert found.refined is not None
     assert found.refined < 0.9 * found.measured

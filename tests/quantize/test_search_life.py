@@ -46,7 +46,7 @@ def tell(done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 found = search(Path(sys.argv[1]), parse_fit("size<=450kB"), corpus=TEXT, cache=Path(sys.argv[2]), workers=1, types=FEW,
-               trials=8, refine=False, progress=tell)
+               trials=8, progress=tell)
 print(sorted(found.types.items()), found.measured)
 """
 
@@ -60,7 +60,7 @@ def start(base: Path, cache: Path, until: float) -> subprocess.Popen[bytes]:
 def test_a_killed_search_goes_on_where_it_was(base: Path, tmp_path: Path) -> None:
     def again(cache: Path) -> tuple[Found, int]:
         Counted.mixes = 0
-        settings: dict[str, Any] = {"workers": 1, "types": FEW, "trials": 8, "refine": False, "make": Counted}
+        settings: dict[str, Any] = {"workers": 1, "types": FEW, "trials": 8, "make": Counted}
         found = search(base, FitTargets(size=450_000), corpus=TEXT, cache=cache, **settings)
         return found, Counted.mixes
 
