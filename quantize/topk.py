@@ -11,6 +11,10 @@ and never negative (the estimator "k3" of Schulman, "Approximating KL Divergence
 
 Log-probabilities are rounded to float16, and what is read back is normalised again. So P is a distribution still, a
 little off: of itself it differs by less than 1e-5 nats.
+
+Of 152,064 tokens a record takes 1/316 of the logits. Even with a fifth of the mass in the tail a token's KL is then off
+by 3 % of the mean (standard deviation), and the mean of n tokens by 3 % over the root of n; with 0.3 % of it there by
+0.2 % (a test holds the first).
 """
 
 from __future__ import annotations

@@ -50,6 +50,19 @@ def test_each_token_is_near_its_full_divergence_at_the_usual_size() -> None:
     assert found.mean() == pytest.approx(exact.mean(), rel=0.005)
 
 
+def test_of_a_large_vocabulary_the_error_is_as_stated() -> None:
+    """With a fifth of the mass in the tail, which is far more than a language model leaves there."""
+    rng, tokens, vocab = np.random.default_rng(0), 12, 152_064
+    ranks = np.log(np.arange(1, vocab + 1, dtype=np.float32))
+    parent = np.stack([rng.permutation(-1.2 * ranks) for _ in range(tokens)])
+    variant = parent + rng.normal(0, 0.2, parent.shape).astype(np.float32)
+    kept = TopTail.of(parent)
+    assert 0.1 < np.exp(kept.log_tail.astype(np.float64)).mean() < 0.5
+    found, exact = divergence(kept, variant), full_divergence(parent, variant)
+    assert found.mean() == pytest.approx(exact.mean(), rel=0.02)
+    assert (found - exact).std() < 0.05 * exact.mean()
+
+
 def test_without_samples_the_estimate_is_a_lower_bound() -> None:
     parent, variant = pair(100, scale=1.0)
     found, exact = divergence(TopTail.of(parent, 32, 0), variant), full_divergence(parent, variant)
