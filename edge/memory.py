@@ -17,7 +17,7 @@ from foreshore.edge.gguf import TENSOR_TYPES, GgufInfo, Tensor, inspect
 from foreshore.edge.onnx_file import inspect as inspect_onnx
 from foreshore.edge.options import DEFAULT_CONTEXT, EngineOptions
 
-__all__ = ["Estimate", "estimate", "gib"]
+__all__ = ["Estimate", "estimate", "estimate_gguf", "gib"]
 
 PROCESS = 60_000_000  # a worker before it has a model: the interpreter, numpy and the engine's libraries
 WORD = 200  # a token of the vocabulary: the engine's tables and ours
@@ -60,10 +60,10 @@ def estimate(path: Path, options: EngineOptions) -> Estimate:
     """
     if path.suffix.lower() != ".gguf":
         return _onnx(path)
-    made = _gguf(inspect(path), options)
+    made = estimate_gguf(inspect(path), options)
     if options.draft_model is None:
         return made
-    draft = _gguf(inspect(Path(options.draft_model).expanduser()), options, kv_tokens=made.kv_tokens)
+    draft = estimate_gguf(inspect(Path(options.draft_model).expanduser()), options, kv_tokens=made.kv_tokens)
     return Estimate(
         weights=made.weights + draft.weights,
         cache=made.cache + draft.cache,
@@ -80,7 +80,8 @@ def gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.0f} MiB"
 
 
-def _gguf(info: GgufInfo, options: EngineOptions, *, kv_tokens: int | None = None) -> Estimate:
+def estimate_gguf(info: GgufInfo, options: EngineOptions, *, kv_tokens: int | None = None) -> Estimate:
+    """Of the model in a GGUF file; `kv_tokens` of its cache, where another model's says how many."""
     decoder = info.get(".attention.causal", True) is not False
     cell, smaller = _cell(info, options.kv_type), _cell(info, "q8_0")
     tokens = (kv_tokens or _kv_tokens(info, options)) if decoder else 0

@@ -22,10 +22,10 @@ from foreshore.errors import ModelError, UsageError
 from foreshore.quantize.onnx_graph import weights
 from foreshore.quantize.onnx_job import run
 from foreshore.quantize.progress import OnCount
-from foreshore.quantize.quality import divergence_of, measure_similarity
+from foreshore.quantize.quality import divergence_of
 from foreshore.quantize.texts import Corpus
 
-__all__ = ["measure_divergence", "measure_similarity", "measure_speeds"]
+__all__ = ["measure_divergence", "measure_speeds"]
 
 CONTEXT = 512  # tokens that a prediction sees at most
 

@@ -84,12 +84,12 @@ class Uniform:
     def make(self, base: Base, target: Path, ref: str, progress: OnProgress) -> Made:
         if self.kind == base.info.file_type:
             return _copied(base, target)
-        planned = plan(base.info, self.kind, requantize=self.requantize)
-        if planned.needs_imatrix and not self.importance:
-            hint = "let one be collected with --imatrix auto, or give one with --imatrix FILE"
-            raise UsageError(f"{self.kind!r} of this model needs an importance matrix", hint=hint)
         importance = self._importance
         matrix = importance.open(base.info, base.sha256, counter(progress, "calibrate", ref))
+        planned = plan(base.info, self.kind, requantize=self.requantize, imatrix=matrix)
+        if planned.needs_imatrix and matrix is None:
+            hint = "let one be collected with --imatrix auto, or give one with --imatrix FILE"
+            raise UsageError(f"{self.kind!r} of this model needs an importance matrix", hint=hint)
         made = quantize(
             base.info,
             target,

@@ -59,8 +59,8 @@ class Measures:
 
     def take(self, refs: Sequence[str], told: Reporter) -> list[Manifest]:
         """Measure the variants, and have the gate decide over each if there is an owner."""
+        from foreshore.quantize.cards import measure
         from foreshore.quantize.gate import promote
-        from foreshore.quantize.measure import measure
 
         made = measure(refs, text=self.text, tasks=self.tasks, progress=told)
         if self.owner is None:

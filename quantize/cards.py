@@ -112,8 +112,6 @@ class _Measurer:
 
     def similarity(self, parent: Path, variant: Path, text: Corpus, ref: str) -> Similarity:
         told = self.counter("quality", ref)
-        if variant.suffix == ".onnx":
-            return onnx_measure.measure_similarity(parent, variant, text, threads=self.threads, progress=told)
         return quality.measure_similarity(parent, variant, text, threads=self.threads, progress=told)
 
     def accuracy(self, parent: Path, variant: Path, tasks: Sequence[Task], ref: str) -> Accuracy | None:
