@@ -115,7 +115,8 @@ def memory_table(base: GgufInfo, types: Mapping[str, Sequence[str]]) -> dict[str
     def held(tensor: Tensor, kind: str) -> int:
         changed = replace(tensor, type=kind, nbytes=tensor_bytes(tensor, kind))
         beside = tuple(t for t in output if t.name != tensor.name)  # whether there is one decides of what is copied
-        both, alone = (memory.estimate_gguf(replace(base, tensors=some), engine) for some in ((changed, *beside), beside))
+        models = (replace(base, tensors=some) for some in ((changed, *beside), beside))
+        both, alone = (memory.estimate_gguf(model, engine) for model in models)
         return both.weights - alone.weights
 
     tensors = {t.name: t for t in base.tensors}
