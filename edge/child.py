@@ -16,7 +16,7 @@ from contextlib import suppress
 from foreshore.edge.protocol import Message, decode, encode, unframe
 from foreshore.errors import SetupError
 
-__all__ = ["CRASHES", "Child"]
+__all__ = ["CRASHES", "ENGINE_ENVIRONMENT", "Child"]
 
 LOG_LINES = 200
 MAX_LINE = 500
@@ -24,7 +24,7 @@ EXIT_S = 4.0  # after which a worker that was told to end is killed; it gives it
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE})
 _READ = 1 << 18
 # Measured in benchmarks/LOG.md; a value the user has set wins.
-_ENVIRONMENT = {
+ENGINE_ENVIRONMENT = {
     # The engine's threads meet at a barrier after each node of the graph. GNU OpenMP lets them spin there for
     # a millisecond, which on a machine with other work takes the processor from the very thread one waits for.
     "GOMP_SPINCOUNT": "1000",
@@ -48,7 +48,7 @@ class Child:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
-                env={**_ENVIRONMENT, **os.environ},
+                env={**ENGINE_ENVIRONMENT, **os.environ},
             )
         except OSError as error:
             ours.close()

@@ -17,6 +17,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+from foreshore.edge.child import ENGINE_ENVIRONMENT
 from foreshore.errors import ForeshoreError, ModelError, NotFound, SetupError, UsageError
 from foreshore.quantize.progress import OnCount
 
@@ -43,7 +44,7 @@ class Child:
                 text=True,
                 encoding="utf-8",
                 start_new_session=True,
-                env={**os.environ, **(environment or {})},
+                env={**ENGINE_ENVIRONMENT, **os.environ, **(environment or {})},
             )
         except OSError as error:
             self._said.close()
