@@ -76,14 +76,16 @@ def build_mix(
     imatrix: str | Path | None = AUTO,
     calibration: Corpus | None = None,
     budget_s: float = BUDGET_S,
+    refine: bool = False,
     workers: int | None = None,
     meters: Callable[[MeterJob], Meter] = Meter,
 ) -> Manifest:
     """Have a variant of `source` in the store whose types, tensor by tensor, were searched for to meet `fit`.
 
     The importance matrix is collected, and the search measures, on `calibration` (default: a shipped text), for at
-    most `budget_s` seconds. `workers` and `meters` are those of `search`. All else is as in `build`. Raises
-    `UsageError` too where `fit` cannot be met, saying what can.
+    most `budget_s` seconds. With `refine` the winner's weights are rounded again so that their errors cancel in the
+    outputs, which takes up to two fifths of them. `workers` and `meters` are those of `search`. All else is as in
+    `build`. Raises `UsageError` too where `fit` cannot be met, saying what can.
     """
     targets = fit if isinstance(fit, FitTargets) else parse_fit(fit)
     if not budget_s > 0:
@@ -95,6 +97,7 @@ def build_mix(
         text=calibration or _default_text(origin),
         importance=_importance(origin, imatrix, calibration),
         budget_s=budget_s,
+        refine=refine,
         workers=workers,
         meters=meters,
     )

@@ -110,6 +110,7 @@ class Mix:
     text: Corpus
     importance: Importance
     budget_s: float
+    refine: bool = False
     meters: Callable[[MeterJob], Meter] = Meter
     workers: int | None = None
 
@@ -119,7 +120,7 @@ class Mix:
 
     @property
     def settings(self) -> dict[str, Any]:
-        asked = {"type": "mix", "fit": str(self.targets), "budget_s": self.budget_s}
+        asked = {"type": "mix", "fit": str(self.targets), "budget_s": self.budget_s, "refine": self.refine}
         return {**asked, **self.importance.recipe, "text": self.text.sha256}
 
     def make(self, base: Base, target: Path, ref: str, progress: OnProgress) -> Made:
@@ -133,6 +134,7 @@ class Mix:
             budget_s=self.budget_s,
             cache=cache,
             workers=self.workers,
+            refine=self.refine,
             progress=counter(progress, "search", ref),
             make=self.meters,
         )
@@ -141,6 +143,7 @@ class Mix:
             found.types,
             target,
             imatrix=matrix,
+            moments=found.moments,
             cache=cache / "tensors",
             progress=_bytes(progress, ref, base.info.size),
         )
@@ -198,6 +201,8 @@ def _short(size: int) -> str:
 def _said(found: Found) -> list[str]:
     how = f"{len(found.trials)} mixes measured on {found.tokens} tokens in {found.seconds:.0f} s"
     said = [f"searched: {how}; KL there {found.measured:.4g}, predicted {found.predicted:.4g} nats a token"]
+    if found.refined is not None:
+        said.append(f"refined: rounded again so that errors cancel, KL there {found.refined:.4g}")
     if not found.complete:
         said.append("the budget ended the search early: a longer one may find a better mix")
     return said

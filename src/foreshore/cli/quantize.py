@@ -31,6 +31,7 @@ TYPES = "Types, separated by commas; default: q4_k_m, or none with --fit."
 FIT = 'Search a mix of types for "size<=300MB", "kl<=0.03", "decode>=20tok/s", "memory<=1GB", or several.'
 IMATRIX = "Importance matrix: a GGUF as llama-imatrix writes, or auto: one is collected. A search does that by itself."
 CALIBRATE = "Text that the matrix is collected on and a mix searched on, .txt or .jsonl; default: a shipped one."
+REFINE = "Round the weights of the mix found again so that their errors cancel: slower, and closer to the parent."
 REPORT = "Write an HTML page, and JSON and PNG beside it. Implies --measure."
 
 
@@ -43,6 +44,7 @@ def quantize(
     imatrix: Annotated[str | None, typer.Option(help=IMATRIX, metavar="FILE|auto")] = None,
     calibrate: Annotated[Path | None, typer.Option(help=CALIBRATE)] = None,
     budget: Annotated[float | None, typer.Option(help="Seconds that a search may take; default: 600.")] = None,
+    refine: Annotated[bool, typer.Option("--refine", help=REFINE)] = False,
     ray: Annotated[str | None, typer.Option(help="Ray cluster to search on: auto, or an address.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Measure quality, and speed on this device.")] = False,
     text: Annotated[Path | None, typer.Option(help="Text to measure quality on. Implies --measure.")] = None,
@@ -62,7 +64,7 @@ def quantize(
         from foreshore.cli.measure import Measures, write
         from foreshore.quantize.texts import read_corpus
 
-        plan = Plan.of(types, fit, budget, ray)
+        plan = Plan.of(types, fit, budget, refine, ray)
         measures = Measures.of(text, tasks, gate, owner)
         shared: dict[str, Any] = {"force": force, "calibration": read_corpus(calibrate) if calibrate else None}
         with reporting() as told:
@@ -82,17 +84,18 @@ class Plan:
     onnx: list[str]
     targets: FitTargets | None
     budget_s: float
+    refine: bool
     ray: str | None  # address of a cluster
 
     @classmethod
-    def of(cls, types: str | None, fit: list[str] | None, budget: float | None, ray: str | None) -> Plan:
+    def of(cls, types: str | None, fit: list[str] | None, budget: float | None, refine: bool, ray: str | None) -> Plan:
         from foreshore.quantize.builder import BUDGET_S
         from foreshore.quantize.fit_targets import parse_fit
         from foreshore.quantize.ftypes import parse_types
         from foreshore.quantize.onnx_types import is_onnx_type, parse_onnx_types
 
-        if not fit and (budget is not None or ray is not None):
-            raise UsageError("--budget and --ray are for a search", hint='say what for: --fit "size<=300MB"')
+        if not fit and (budget is not None or refine or ray is not None):
+            raise UsageError("--budget, --refine and --ray are for a search", hint='say what for: --fit "size<=300MB"')
         wanted = types.split(",") if types is not None else [] if fit else ["q4_k_m"]
         native, onnx = ([t for t in wanted if is_onnx_type(t) is kind] for kind in (False, True))
         return cls(
@@ -100,6 +103,7 @@ class Plan:
             onnx=[t.name for t in parse_onnx_types(onnx)] if onnx else [],
             targets=parse_fit(fit) if fit else None,
             budget_s=BUDGET_S if budget is None else budget,
+            refine=refine,
             ray=ray,
         )
 
@@ -111,7 +115,13 @@ class Plan:
         made = build(source, self.native, name, imatrix=imatrix, requantize=requantize, **shared) if self.native else []
         if self.targets:
             with self._searchers() as searchers:
-                how = {"imatrix": imatrix or "auto", "budget_s": self.budget_s, **searchers, **shared}
+                how = {
+                    "imatrix": imatrix or "auto",
+                    "budget_s": self.budget_s,
+                    "refine": self.refine,
+                    **searchers,
+                    **shared,
+                }
                 made.append(build_mix(source, self.targets, name, **how))
         return made + (build_onnx(source, self.onnx, name, **shared) if self.onnx else [])
 
