@@ -19,7 +19,7 @@ __all__ = ["SIZES", "fits", "ratios", "search_seconds", "spearman"]
 
 SIZES = ("q3_k_m", "q4_k_m", "q5_k_m")
 SEARCH_SIZE = "q4_k_m"  # at which the time of a search is measured
-SMALLEST, LARGEST = "q2_k", "q8_0"  # between whose sizes files are asked for
+SMALLEST, LARGEST = "q3_k_s", "q8_0"  # between whose sizes files are asked for
 NEAR = 1.05  # times the KL of the full search
 Pairs = Sequence[tuple[float, float]]  # foretold and measured
 
@@ -28,11 +28,14 @@ def ratios(scale: Scale, parent: Parent, ftype: str) -> dict[str, Row]:
     """KL of the mix over that of the best uniform type of no more bytes than `ftype` has, paired by document."""
     limit = parent.measured(ftype).bytes
     rival = parent.best_uniform(limit, scale.rivals)
-    mix = parent.searched(limit, scale.search_s)
+    mix = parent.searched(limit, scale.search_s, refine=True)
+    pure = parent.best_pure(limit, mix)
     found = ratio(mix.compared, rival.compared)
     details = {
         "limit_bytes": limit, "uniform": _brief(rival), "mix": _brief(mix), "search_s": round(mix.seconds, 1),
         "trials": len(mix.found.trials), "complete": mix.found.complete, "predicted_kl": _short(mix.found.predicted),
+        "pure": _brief(pure) if pure else None, "refined": mix.found.refined is not None,
+        "ratio_to_pure": _interval(ratio(mix.compared, pure.compared)) if pure else None,
         "documents": len(mix.compared.tokens), "tokens": int(mix.compared.tokens.sum()),
     }  # fmt: skip
     key = f"mix_kl_ratio_{ftype}"

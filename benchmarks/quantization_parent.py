@@ -11,7 +11,7 @@ from pathlib import Path
 
 from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.quantize import build
-from foreshore.quantize.assemble import assemble
+from foreshore.quantize.assemble import assemble, file_bytes
 from foreshore.quantize.calibrate import collect
 from foreshore.quantize.fit_targets import FitTargets
 from foreshore.quantize.native import Plan, plan, quantize
@@ -55,7 +55,7 @@ class Parent:
     documents: int | None = None  # of each text; default: all
     _variants: dict[str, Variant] = field(default_factory=dict)
     _plans: dict[tuple[str, Path | None], Plan] = field(default_factory=dict)
-    _mixes: dict[tuple[int, float], Mix] = field(default_factory=dict)
+    _mixes: dict[tuple[int, float, bool], Mix] = field(default_factory=dict)
 
     @cached_property
     def info(self) -> GgufInfo:
@@ -71,7 +71,7 @@ class Parent:
     @cached_property
     def imatrix(self) -> Path:
         path = self.scratch / "imatrix.gguf"
-        collect(self.info.path, self.calibration).save(path)
+        collect(self.info.path, self.calibration, output=True).save(path)
         return path
 
     @cached_property
@@ -102,19 +102,36 @@ class Parent:
         near = [ftype for ftype, size in sizes.items() if NEAR * limit <= size <= 1.01 * limit]
         return min((v for v in map(self.measured, near) if v.bytes <= limit), key=lambda v: v.kl)
 
-    def searched(self, limit: int, budget_s: float, cache: Path | None = None) -> Mix:
+    def best_pure(self, limit: int, mix: Mix) -> Variant | None:
+        """The one type for every tensor that `mix` chose for, with the least KL at no more than `limit` bytes."""
+        names = list(mix.found.types)
+        common = set.intersection(*(set(mix.found.costs[name]) for name in names))
+        files = {kind: dict.fromkeys(names, kind) for kind in sorted(common)}
+        sizes = {kind: file_bytes(self.info, types) for kind, types in files.items()}
+        near = [kind for kind, size in sizes.items() if NEAR * limit <= size <= limit]
+        return min((self._pure(kind, files[kind]) for kind in near), key=lambda v: v.kl, default=None)
+
+    def searched(self, limit: int, budget_s: float, cache: Path | None = None, *, refine: bool = False) -> Mix:
         """The best mix of at most `limit` bytes. Searches with no `cache` of their own share what they measured, and
         the same one is not made twice."""
-        if cache is None and (limit, budget_s) in self._mixes:
-            return self._mixes[limit, budget_s]
+        if cache is None and (limit, budget_s, refine) in self._mixes:
+            return self._mixes[limit, budget_s, refine]
         kept = cache or self.scratch / "search"
         targets = FitTargets(size=limit)
         matrix, begun = self.imatrix, time.perf_counter()
-        found = search(self.info.path, targets, corpus=self.calibration, imatrix=matrix, budget_s=budget_s, cache=kept)
+        found = search(
+            self.info.path,
+            targets,
+            corpus=self.calibration,
+            imatrix=matrix,
+            budget_s=budget_s,
+            cache=kept,
+            refine=refine,
+        )
         seconds = time.perf_counter() - begun
-        mix = self._mix(f"size<={limit}", found, seconds)
+        mix = self._mix(f"size<={limit}", found, seconds, kept / "tensors")
         if cache is None:
-            self._mixes[limit, budget_s] = mix
+            self._mixes[limit, budget_s, refine] = mix
         return mix
 
     def mixed(self, types: dict[str, str]) -> Variant:
@@ -125,13 +142,20 @@ class Parent:
         """An empty one, so that a search begins with nothing."""
         return Path(tempfile.mkdtemp(dir=self.scratch))
 
-    def _mix(self, name: str, found: Found, seconds: float) -> Mix:
-        made = self._measure(name, self._assembled(dict(found.types)))
+    def _pure(self, kind: str, types: dict[str, str]) -> Variant:
+        name = f"pure {kind}"
+        if name not in self._variants:
+            made = self.mixed(types)
+            self._variants[name] = Variant(name=name, bytes=made.bytes, compared=made.compared)
+        return self._variants[name]
+
+    def _mix(self, name: str, found: Found, seconds: float, cache: Path) -> Mix:
+        made = self._measure(name, self._assembled(dict(found.types), cache, found.moments))
         return Mix(name=name, bytes=made.bytes, compared=made.compared, found=found, seconds=seconds)
 
-    def _assembled(self, types: dict[str, str]) -> Path:
-        cache = self.scratch / "search" / "tensors"
-        return assemble(self.info, types, self.scratch / "mix.gguf", imatrix=self.imatrix, cache=cache).path
+    def _assembled(self, types: dict[str, str], cache: Path | None = None, moments: Path | None = None) -> Path:
+        kept, target = cache or self.scratch / "search" / "tensors", self.scratch / "mix.gguf"
+        return assemble(self.info, types, target, imatrix=self.imatrix, moments=moments, cache=kept).path
 
     def _measure(self, name: str, path: Path) -> Variant:
         variant = Variant(name=name, bytes=path.stat().st_size, compared=compare(self.reference, path))

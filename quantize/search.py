@@ -133,6 +133,7 @@ def search(
         if not survey.types:
             raise ModelError(f"{base.name!r} has no weights to choose types for", hint="give it in f16, bf16 or f32")
         measuring = Measuring(meters=meters, record=record, steps=steps)
+        every = survey.kinds
         survey = affordable(measuring, survey, budget_s)
         refining = None if cache is None or not refine else refining_seconds(record, survey, job.threads / _cores())
         if refining is not None and refining > REFINING * budget_s:
@@ -144,12 +145,22 @@ def search(
             survey = decode_table(times, measuring, survey)
         if targets.memory is not None:
             survey = survey.with_memory(memory_table(info, survey.types))
-        bounds = Bounds.of(targets, info, survey.options(), engine)
+        try:
+            bounds = Bounds.of(targets, info, survey.options(), engine)
+        except UsageError as error:
+            raise _with_time(error, sorted(set(every) - set(survey.kinds))) from error
         found = _Search(survey, bounds, measuring, times, plan).run(began)
     if refining is None or cache is None:
         return found
     moments = cache / f"moments-{settings['model']}-{corpus.sha256[:16]}.npz"
     return _refined(found, replace(job, moments=moments, threads=_cores()), plan.windows, began, budget_s)
+
+
+def _with_time(error: UsageError, dropped: Sequence[str]) -> UsageError:
+    if not dropped:
+        return error
+    more = f"a longer budget leaves time to make {', '.join(dropped)} too"
+    return UsageError(error.message, hint=f"{error.hint}; {more}")
 
 
 def _refined(found: Found, job: MeterJob, windows: int, began: float, budget_s: float) -> Found:
