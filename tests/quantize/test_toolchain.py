@@ -221,6 +221,7 @@ def test_one_command_builds_measures_judges_and_reports(
     [
         (["--gate", "kl<=0.1"], "--owner"),
         (["--budget", "5"], "--fit"),
+        (["--refine"], "--fit"),
         (["--fit", "size>=1"], "'<='"),
         (["--fit", "speed<=1"], "decode"),
         (["--types", "onnx-int3"], "onnx-int8"),
