@@ -85,7 +85,7 @@ def _gains(entries: Sequence[Entry]) -> Iterator[tuple[str, str]]:
     for mix in (e for e in entries if e.types):
         if found := gain(mix, entries):
             rival, share = found
-            of = f"its loss over that of {short[rival.ref]}, the best single type of its size"
+            of = f"its loss over that of {short[rival.ref]}, the best single type that is no larger"
             yield f"{number(share, 2)} ×", f"{short[mix.ref]}: {of}"
 
 

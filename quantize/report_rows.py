@@ -18,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 MIB = 1 << 20
-SAME_SIZE = 1.01  # a uniform type up to 1 % larger than a mix is of its size
+SAME_SIZE = 1.01  # a uniform type up to 1 % larger than a mix counts as no larger
 NOTHING = "–"
 
 

@@ -172,7 +172,7 @@ def test_the_gain_of_a_mix_is_told_against_the_best_type_of_its_size(tmp_path: P
     write_report(variants(), tmp_path / "out.html")
     texts = Page(tmp_path / "out.html").texts
     assert "0.25 ×" in texts
-    assert "fit-3mb: its loss over that of q4_k_m, the best single type of its size" in texts
+    assert "fit-3mb: its loss over that of q4_k_m, the best single type that is no larger" in texts
 
 
 def test_text_is_never_markup(tmp_path: Path) -> None:
