@@ -110,7 +110,8 @@ class Axis:
 
     def ticks(self, count: int = 6) -> list[float]:
         """Round values inside the axis, about `count` of them."""
-        return self._log_ticks(count) if self.log else self._even_ticks(count)
+        found = self._log_ticks(count) if self.log else self._even_ticks(count)
+        return [tick for tick in found if self.low <= tick <= self.high]  # rounding may have put one beyond
 
     def _even_ticks(self, count: int) -> list[float]:
         raw = (self.high - self.low) / count
