@@ -6,13 +6,13 @@ what llama-imatrix does (tools/imatrix).
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from foreshore.errors import ModelError, SetupError, UsageError
+from foreshore.errors import SetupError, UsageError
 from foreshore.quantize.activations import Activations
 from foreshore.quantize.channel import Json, Tell, serve
+from foreshore.quantize.native_model import load_model
 
 LOGITS_BYTES = 96 << 20  # of a batch, at most: every position must ask for its logits, or the last layer skips it
 MOST_TOKENS, FEWEST_TOKENS = 512, 64  # of a batch
@@ -28,12 +28,7 @@ class Reader:
         from foreshore.edge.vocab import Vocab
 
         self._native, self._activations = native, activations
-        native.llama_backend_init()
-        params = native.llama_model_default_params()
-        params.n_gpu_layers = 0
-        self._model = native.llama_model_load_from_file(os.fsencode(path), params)
-        if not self._model:
-            raise ModelError(f"the engine cannot load {path.name!r}", hint="`foreshore doctor` probes the engine")
+        self._model = load_model(path)
         self.vocab = Vocab(self._model)
         self.context = context
         self.first = self.vocab.first_token() if native.llama_vocab_get_add_bos(self.vocab.handle) else None

@@ -47,7 +47,7 @@ def measure(
 
 @dataclass(kw_only=True)
 class _Measurer:
-    """Remembers what the parents answered: it is asked of each variant's."""
+    """Remembers what the parents answered and predicted: each variant is held against it."""
 
     text: Corpus | None
     tasks: Sequence[Task] | None
@@ -55,6 +55,7 @@ class _Measurer:
     store: Store
     progress: OnProgress
     answered: dict[tuple[Path, int], tuple[bool, ...]] = field(default_factory=dict)
+    references: dict[tuple[Path, str], Reference] = field(default_factory=dict)
 
     def measured(self, manifest: Manifest) -> Manifest:
         parent, variant, ref = self.parent(manifest), self.store.path(manifest), manifest.ref
@@ -106,9 +107,11 @@ class _Measurer:
         if variant.suffix == ".onnx":
             told = self.counter("quality", ref)
             return onnx_measure.measure_divergence(parent, variant, text, threads=self.threads, progress=told)
-        reference = Reference.build(parent, text, threads=self.threads, progress=self.counter("reference", ref))
+        key, told = (parent, text.sha256), self.counter("reference", ref)
+        if key not in self.references:  # else the parent's whole file would be hashed for each variant
+            self.references[key] = Reference.build(parent, text, threads=self.threads, progress=told)
         told = self.counter("quality", ref)
-        return quality.measure_divergence(reference, variant, threads=self.threads, progress=told)
+        return quality.measure_divergence(self.references[key], variant, threads=self.threads, progress=told)
 
     def similarity(self, parent: Path, variant: Path, text: Corpus, ref: str) -> Similarity:
         told = self.counter("quality", ref)

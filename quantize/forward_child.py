@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from foreshore.disk import disk_errors
 from foreshore.errors import ModelError, SetupError, UsageError
 from foreshore.quantize.channel import Json, Tell, serve
 from foreshore.quantize.forward import COMPARED, record_type
+from foreshore.quantize.native_model import load_model
 from foreshore.quantize.topk import TopTail, divergence, log_probability, same_top, sizes
 
 LOGITS_BYTES = 48 << 20  # the engine holds them twice: where they are computed, and where they are read
@@ -49,12 +49,7 @@ class Forward:
         from foreshore.edge.vocab import Vocab
 
         self._native = native
-        native.llama_backend_init()
-        params = native.llama_model_default_params()
-        params.n_gpu_layers = 0
-        self._model = native.llama_model_load_from_file(os.fsencode(path), params)
-        if not self._model:
-            raise ModelError(f"the engine cannot load {path.name!r}", hint="`foreshore doctor` probes the engine")
+        self._model = load_model(path)
         self.vocab = Vocab(self._model)
         self.context = min(context, int(native.llama_model_n_ctx_train(self._model)) or context)
         self._step = min(MOST_TOKENS, max(FEWEST_TOKENS, LOGITS_BYTES // (4 * self.vocab.size)))

@@ -8,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from foreshore.errors import ModelError, NotFound, SetupError, UsageError
 from foreshore.quantize import Progress, build, ftypes
 from foreshore.store import Store
 from tests.quantize.llama_check import logits
+from tests.quantize.processes import alive, child_pids, until
 from tests.quantize.tiny_models import bert, decoder
 
 WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256}  # rows that K-quants can cut into blocks
@@ -267,24 +266,6 @@ def test_a_killed_build_leaves_no_variant_and_no_child(blow: int, store: Store, 
     (made,) = build(source, ["iq4_xs"], "m", store=store)
     assert store.verify(made) == ()
     assert [p.name for p in (store.root / ".tmp").iterdir() if p.is_dir()] == []
-
-
-def child_pids(pid: int) -> list[int]:
-    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("limit", [100_000, 1_500_000])  # while converting, while quantizing

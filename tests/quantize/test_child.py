@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ import pytest
 from foreshore import errors
 from foreshore.errors import ForeshoreError, SetupError
 from foreshore.quantize.child import Child, run
+from tests.quantize.processes import alive, until
 
 ROOT = str(Path(__file__).resolve().parents[2])
 MODULE = "tests.quantize.echo_child"
@@ -121,17 +121,3 @@ def test_it_may_be_closed_twice() -> None:
     child = Child(MODULE, doing="echoed", environment={"PYTHONPATH": ROOT})
     child.close()
     child.close()
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.01)

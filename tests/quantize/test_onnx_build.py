@@ -9,8 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from foreshore.quantize.onnx_types import ONNX_TYPES, is_onnx_type
 from foreshore.quantize.progress import Progress
 from foreshore.quantize.texts import Corpus
 from foreshore.store import Store
+from tests.quantize.processes import alive, child_pids, until
 from tests.quantize.tiny_models import CORPUS, decoder
 
 # onnxruntime's 4-bit quantizer imports onnx_ir, which its wheel does not ask for.
@@ -190,24 +189,6 @@ def test_a_limit_on_file_sizes_ends_the_build_cleanly(made: dict[str, Manifest],
     assert "SetupError" in said
     assert store.get("tiny:onnx-int8") == before
     assert [p.name for p in (store.root / ".tmp").iterdir() if p.is_dir()] == []
-
-
-def child_pids(pid: int) -> list[int]:
-    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.01)
 
 
 def test_an_unknown_type_names_the_closest(folder: Path, store: Store) -> None:

@@ -182,7 +182,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         lines = (json.dumps({"text": document}) for document in text.documents)
         (place / f"{name}.jsonl").write_text("\n".join(lines))
     (place / "tasks.jsonl").write_text(
-        "\n".join(json.dumps({"prompt": w, "answer": "", "check": "contains", "max_tokens": 2}) for w in WORDS)
+        "\n".join(
+            json.dumps({"prompt": w, "answer": answer, "check": "contains", "max_tokens": 2})
+            for w in WORDS
+            for answer in ("", "what no model says")
+        )
     )
     return {p.stem: p for p in place.iterdir()}
 
@@ -200,7 +204,8 @@ def test_one_command_builds_measures_judges_and_reports(
     assert list(made) == ["q8_0", mix.variant]
     assert made[mix.variant]["reused"]
     assert [m["state"] for m in made.values()] == ["ready", "ready"]
-    assert made["q8_0"]["card"]["accuracy"]["segments"]["all"]["count"] == len(WORDS)
+    asked = made["q8_0"]["card"]["accuracy"]["segments"]["all"]
+    assert (asked["count"], asked["correct"], asked["parent_correct"]) == (2 * len(WORDS), len(WORDS), len(WORDS))
     assert made[mix.variant]["gate"][0]["owner"] == "Ada"
     shown = page.read_text()
     assert mix.variant in shown
