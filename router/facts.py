@@ -1,4 +1,8 @@
-"""What rules and `decide` may look at: facts of one request, facts of each target. No content but `text`."""
+"""What rules and `decide` may look at: the request, each target, this machine, the budget and the time. No content but
+`text`.
+
+Each class is one variable of the expressions, by the names in `PARTS`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from typing import Any
 
 from foreshore.types import Task
 
-__all__ = ["RequestFacts", "TargetFacts"]
+__all__ = ["PARTS", "BudgetFacts", "ClockFacts", "DeviceFacts", "RequestFacts", "TargetFacts"]
+
+NO_LIMIT = 1e18  # US dollars: what is left where there is no budget; CEL knows no infinity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +24,14 @@ class RequestFacts:
     task: Task = "chat"
     model: str = ""  # as the caller named it
     tenant: str = "default"
+    session: str = ""  # of the header x-foreshore-session; "" without it
     text: str = ""  # the last user message
+    language: str = ""  # of `text`, ISO 639-1; "" is unknown, or that no rule asks
     prompt_tokens: int = 0
     max_tokens: int = 0  # 0: the caller set none
     messages: int = 0
     has_tools: bool = False
+    has_images: bool = False
     wants_json: bool = False
     stream: bool = False
     private: bool = False  # by header, tenant, detector, or content no detector can read or that is too long
@@ -32,7 +41,7 @@ class RequestFacts:
 
     def logged(self) -> dict[str, Any]:
         """For the ledger: everything but content and what a caller may have put in a header or a model's name."""
-        hidden = ("text", "headers", "model")
+        hidden = ("text", "headers", "model", "session")
         return {name: getattr(self, name) for name in self.__slots__ if name not in hidden}
 
 
@@ -44,7 +53,13 @@ class TargetFacts:
     kind: str = "local"
     model: str = ""
     local: bool = True
+    tags: tuple[str, ...] = ()  # from the config
+    tools: bool = True  # whether it takes tool definitions, answers in a JSON schema, sees images
+    json: bool = True
+    images: bool = False
+    loaded: bool = True  # False: a local model that must be loaded before it answers
     healthy: bool = True
+    breaker: str = "closed"  # or "open", "half_open"
     waiting: int = 0  # requests in its queue
     waiting_tokens: int = 0  # prompt tokens it has yet to compute
     running: int = 0
@@ -55,9 +70,13 @@ class TargetFacts:
     first_token_s: float = 0.0  # mean measured TTFT
     input_price: float = 0.0  # US dollars per million tokens
     output_price: float = 0.0
-    ttft_s: float = 0.0  # predicted for this request
+    ttft_s: float = 0.0  # predicted for this request: medians, then 90th percentiles
     total_s: float = 0.0
+    ttft_p90_s: float = 0.0
+    p90_s: float = 0.0  # of the total
+    on_time: float = 1.0  # probability that the total stays within request.deadline_s; 1 where there is none
     cost: float = 0.0  # predicted, US dollars
+    quality: float = 0.0  # probability that its answer is acceptable
 
     def predicted(self, request: RequestFacts) -> TargetFacts:
         """With TTFT, total time and cost of `request` filled in.
@@ -73,6 +92,45 @@ class TargetFacts:
         return replace(self, ttft_s=ttft_s, total_s=ttft_s + decode_s, cost=cost)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFacts:
+    """`device.*`: this machine, as sampled in the background. The defaults: on mains, with a network."""
+
+    battery_percent: float = 100.0  # 100 where there is no battery
+    on_battery: bool = False
+    celsius: float = 0.0  # of the hottest sensor of a processor; 0 is unknown
+    cpu_percent: float = 0.0
+    memory_percent: float = 0.0  # used
+    memory_free_bytes: int = 0
+    online: bool = True  # whether the cloud targets' hosts can be reached
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetFacts:
+    """`budget.*`: of the request's tenant in its period, US dollars."""
+
+    dollars: float = 0.0  # the limit; 0: none
+    spent: float = 0.0
+    left: float = NO_LIMIT
+    share_left: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockFacts:
+    """`now.*`: the local time of this machine."""
+
+    hour: int = 0
+    minute: int = 0
+    weekday: int = 0  # 0 is Monday
+
+
+PARTS: Mapping[str, type[Any]] = {
+    "request": RequestFacts,
+    "target": TargetFacts,
+    "device": DeviceFacts,
+    "budget": BudgetFacts,
+    "now": ClockFacts,
+}
 TYPICAL_ANSWER = 128  # tokens, until a target has shown its own mean
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foreshore.config import Config
+from foreshore.config import Config, Constraint
 from foreshore.router.facts import RequestFacts, TargetFacts
 from foreshore.router.rules import Evaluator, Expression, Undecided
 
@@ -35,6 +35,14 @@ class Match:
     why_not: str = ""
 
 
+def _by_name(constraint: Constraint) -> str:
+    """`allow`, `forbid` and `refuse` as the expression that `require` would be."""
+    if constraint.refuse is not None:
+        return "false"
+    named = ", ".join(f"'{name}'" for name in constraint.allow or constraint.forbid or ())
+    return f"target.name in [{named}]" if constraint.allow else f"!(target.name in [{named}])"
+
+
 class Policy:
     """Raises `ConfigError` for an expression that cannot be right. Evaluation is deterministic and keeps no state."""
 
@@ -45,7 +53,9 @@ class Policy:
                 name=c.name,
                 when=Expression.compile(c.when, where=f"{where}: constraint {c.name!r}, when", sees=("request",)),
                 require=Expression.compile(
-                    c.require, where=f"{where}: constraint {c.name!r}, require", sees=("request", "target")
+                    c.require or _by_name(c),
+                    where=f"{where}: constraint {c.name!r}, require",
+                    sees=("request", "target"),
                 ),
             )
             for c in config.constraints
@@ -54,7 +64,7 @@ class Policy:
             _Rule(
                 name=r.name,
                 when=Expression.compile(r.when, where=f"{where}: rule {r.name!r}, when", sees=("request",)),
-                targets=r.targets,
+                targets=r.prefer or tuple(config.targets),
             )
             for r in config.rules
         )

@@ -22,7 +22,18 @@ from foreshore.runtime_config import EngineConfig, RuntimeConfig
 from foreshore.runtime_config import Part as _Part
 from foreshore.types import ServiceTier, Task
 
-__all__ = ["Config", "Constraint", "Rule", "TargetConfig", "find_config", "load_config", "parse_config"]
+__all__ = [
+    "Budget",
+    "Config",
+    "Constraint",
+    "Objective",
+    "PolicyName",
+    "Rule",
+    "TargetConfig",
+    "find_config",
+    "load_config",
+    "parse_config",
+]
 
 MAX_FILE_BYTES = 256 * 1024
 ENV = "FORESHORE_CONFIG"
@@ -31,6 +42,9 @@ STARTER = "starter-s:q4_k_m"
 
 Kind = Literal["local", "openai", "anthropic"]
 Detector = Literal["email", "card", "phone", "iban", "api_key"]
+PolicyName = Literal[
+    "private-first", "offline-first", "cheapest-within-quality", "fastest-within-budget", "battery-saver"
+]  # the shipped library, router/policies
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 Expression = Annotated[
@@ -38,6 +52,10 @@ Expression = Annotated[
 ]  # `when: true` is YAML's true and means CEL's
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Message = Annotated[str, Field(min_length=1, max_length=500)]
+Flag = Annotated[bool, Field(strict=True)]
 
 TASKS: dict[str, tuple[Task, ...]] = {
     "local": ("chat", "completion", "embedding", "rerank", "tokenize", "detokenize"),
@@ -92,6 +110,7 @@ class TargetConfig(_Part):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     tasks: tuple[Task, ...] = ()
     price: Price = Price()
+    tags: tuple[Name, ...] = ()  # words for rules, as in `'eu' in target.tags`
     engine: EngineConfig | None = None
     keep_alive: Annotated[float, Field(ge=0, le=31_536_000)] | None = None  # seconds from its last request to unloading
 
@@ -148,19 +167,91 @@ class Privacy(_Part):
 
 
 class Constraint(_Part):
-    """Where `when` holds of the request, only targets of which `require` holds may see it."""
+    """Where `when` holds, exactly one of: only targets of which `require` holds may see the request, only those in
+    `allow`, none in `forbid`, or nobody at all (`refuse`, with what the caller is told)."""
 
     name: Name
     when: Expression = "true"
-    require: Expression
+    require: Expression | None = None
+    allow: tuple[Name, ...] | None = Field(default=None, min_length=1)
+    forbid: tuple[Name, ...] | None = Field(default=None, min_length=1)
+    refuse: Message | None = None
+
+    @model_validator(mode="after")
+    def _one_action(self) -> Constraint:
+        given = [name for name in CONSTRAINT_ACTIONS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(CONSTRAINT_ACTIONS)}; has {', '.join(given) or 'none'}")
+        return self
+
+
+CONSTRAINT_ACTIONS = ("require", "allow", "forbid", "refuse")
+
+
+class Objective(_Part):
+    """What targets are sorted by, the highest first: quality x probability - dollars x cost - seconds x total time."""
+
+    quality: Weight = 0.0
+    dollars: Weight = 0.0
+    seconds: Weight = 0.0
+
+    @model_validator(mode="after")
+    def _something(self) -> Objective:
+        if not (self.quality or self.dollars or self.seconds):
+            raise ValueError("needs a weight above 0 for quality, dollars or seconds")
+        return self
 
 
 class Rule(_Part):
-    """Where `when` holds, `targets` are tried in this order. The first rule that holds decides."""
+    """Where `when` holds, the targets in `prefer` are tried in its order, or in that of `objective`; those of which
+    `where` does not hold come after the others. The first rule that holds and leaves a target decides."""
 
     name: Name
-    when: Expression
-    targets: tuple[Name, ...] = Field(min_length=1)
+    when: Expression = "true"
+    prefer: tuple[Name, ...] | None = Field(default=None, min_length=1)  # None: all, in the file's order
+    where: Expression | None = None
+    objective: Objective | None = None
+    strategy: Literal["fallback", "cascade"] = "fallback"
+    confidence: Share | None = None  # a cascade goes on to the next target below it
+    deadline: Seconds | None = None
+    refuse: Message | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Rule:
+        if self.refuse is not None:
+            given = [name for name in RULE_ACTIONS if name in self.model_fields_set]
+            if given:
+                raise ValueError(f"a rule that refuses has no {' or '.join(given)}")
+        if self.confidence is not None and self.strategy != "cascade":
+            raise ValueError("confidence is the threshold of strategy 'cascade'")
+        return self
+
+
+RULE_ACTIONS = ("prefer", "where", "objective", "strategy", "confidence", "deadline")
+
+
+class Budget(_Part):
+    """What the requests of `tenant` may cost in a period; rules see what is left of it as `budget`."""
+
+    tenant: Name
+    dollars: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    per: Literal["hour", "day", "month"] = "month"
+
+
+class Quality(_Part):
+    estimator: Path | None = None  # a file of `foreshore route train`; None: `target.quality` is 0
+    floor: Share = 0.8  # what the policy cheapest-within-quality asks
+
+
+class Learning(_Part):
+    explore: Annotated[float, Field(ge=0, le=0.2, allow_inf_nan=False)] = 0.0  # share of requests given a chance choice
+    holdout: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.1  # share of requests never trained on
+    remember: Flag = False  # keep prompts for training
+
+
+class Device(_Part):
+    every_s: Annotated[float, Field(ge=0.05, le=3600, allow_inf_nan=False)] = 5.0
+    probe: Flag = True  # try by TCP, in the background, whether the cloud targets' hosts can be reached
 
 
 class Limits(_Part):
@@ -186,10 +277,15 @@ class Config(_Part):
     privacy: Privacy = Privacy()
     constraints: tuple[Constraint, ...] = ()
     rules: tuple[Rule, ...] = ()
+    policy: tuple[PolicyName, ...] = ()  # shipped ones; their constraints and rules come after the file's own
     default: tuple[Name, ...] = ()  # (): all targets, in the file's order
     limits: Limits = Limits()
     ledger: LedgerConfig = LedgerConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    budgets: tuple[Budget, ...] = ()
+    quality: Quality = Quality()
+    learning: Learning = Learning()
+    device: Device = Device()
 
     @property
     def fallback_order(self) -> tuple[str, ...]:
@@ -199,9 +295,19 @@ class Config(_Part):
     def _names(self) -> Config:
         for kind in ("tenants", "constraints", "rules"):
             _unique([part.name for part in getattr(self, kind)], (kind,))
+        _unique(self.policy, ("policy",))
+        _unique([budget.tenant for budget in self.budgets], ("budgets",))
         self._check_order(self.default, ("default",))
         for i, rule in enumerate(self.rules):
-            self._check_order(rule.targets, ("rules", i, "targets"))
+            self._check_order(rule.prefer or (), ("rules", i, "prefer"))
+        for i, constraint in enumerate(self.constraints):
+            self._check_order(constraint.allow or (), ("constraints", i, "allow"))
+            self._check_order(constraint.forbid or (), ("constraints", i, "forbid"))
+        tenants = ("default", *(tenant.name for tenant in self.tenants))
+        for i, budget in enumerate(self.budgets):
+            if budget.tenant not in tenants:
+                what = f"there is no tenant {budget.tenant!r}{_closest(budget.tenant, tenants)}"
+                raise Misplaced(what, ("budgets", i, "tenant"))
         if "auto" in self.targets:
             raise Misplaced(
                 "no target may be called 'auto': that model name leaves the choice to us", ("targets", "auto")
@@ -281,7 +387,9 @@ def _complaint(error: Any, document: Document, where: str) -> str:
     cause = error.get("ctx", {}).get("error")
     loc: Loc = cause.loc if isinstance(cause, Misplaced) else tuple(error["loc"])
     path = ".".join(map(str, loc)) or "the file"
-    if error["type"] == "extra_forbidden":
+    if error["type"] == "extra_forbidden" and (loc[0], loc[-1]) == ("rules", "targets"):
+        what = f"{path!r} has a new name: write 'prefer'"
+    elif error["type"] == "extra_forbidden":
         what = f"unknown key {path!r}{_closest(str(loc[-1]), _fields_at(loc[:-1]))}"
     elif error["type"] == "missing":
         what = f"the key {path!r} is missing"

@@ -74,7 +74,7 @@ def folder(tmp_path: Path, tiny: Path) -> Path:
     (tmp_path / "foreshore.yaml").write_text(
         f"listen: {{port: 0}}\ntargets:\n  edge: {{kind: local, model: '{tiny}'}}\n"
         "  cloud: {kind: openai, model: big, base_url: 'http://127.0.0.1:9/v1', key_env: CLOUD_KEY}\n"
-        "rules: [{name: long, when: 'request.prompt_tokens > 100', targets: [cloud, edge]}]\n"
+        "rules: [{name: long, when: 'request.prompt_tokens > 100', prefer: [cloud, edge]}]\n"
     )
     return tmp_path
 

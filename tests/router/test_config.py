@@ -31,7 +31,7 @@ def complaint(text: str) -> str:
         (TARGETS + "listen: {port: 70000}", ":3: listen.port"),
         (TARGETS + "targets: {}", ":3: the key 'targets' stands here twice"),
         (TARGETS + "default: [egde]", "did you mean 'edge'"),
-        (TARGETS + "rules:\n  - {name: r, when: 'true', targets: [cloud]}", ":4: rules.0.targets.0"),
+        (TARGETS + "rules:\n  - {name: r, when: 'true', prefer: [cloud]}", ":4: rules.0.prefer.0"),
         (TARGETS + "tenants: [{name: a, key_env: A}, {name: a, key_env: B}]", "stands here twice"),
         (TARGETS + "x: &a 1\ny: *a", "aliases are not supported"),
         ("targets: {auto: {kind: local, model: x}}", "'auto'"),
@@ -76,7 +76,7 @@ def test_a_wrong_expression_is_named_with_rule_line_and_column(expression: str, 
     config = Config.model_validate(
         {
             "targets": {"edge": {"kind": "local", "model": "x"}},
-            "rules": [{"name": "mine", "when": expression, "targets": ["edge"]}],
+            "rules": [{"name": "mine", "when": expression, "prefer": ["edge"]}],
         }
     )
     with pytest.raises(ConfigError) as caught:
@@ -101,7 +101,7 @@ def test_a_right_expression_is_taken(expression: str) -> None:
         Config.model_validate(
             {
                 "targets": {"edge": {"kind": "local", "model": "x"}},
-                "rules": [{"name": "r", "when": expression, "targets": ["edge"]}],
+                "rules": [{"name": "r", "when": expression, "prefer": ["edge"]}],
             }
         )
     )

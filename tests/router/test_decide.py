@@ -35,20 +35,20 @@ def decided(text: str, request: Request | None = None, facts: RequestFacts | Non
 
 
 def test_the_first_rule_that_holds_decides() -> None:
-    rules = "rules: [{name: no, when: false, targets: [cloud]}, {name: yes, when: true, targets: [cloud, edge]}]"
+    rules = "rules: [{name: no, when: false, prefer: [cloud]}, {name: yes, when: true, prefer: [cloud, edge]}]"
     found = decided(rules)
     assert (found.rule, found.targets, found.propensity) == ("yes", ("cloud", "edge"), 1.0)
 
 
 def test_a_rule_none_of_whose_targets_may_answer_is_passed_over_with_a_reason() -> None:
     facts = RequestFacts(private=True, labels=("email",))
-    found = decided("rules: [{name: hard, when: 'true', targets: [cloud]}]", facts=facts)
+    found = decided("rules: [{name: hard, when: 'true', prefer: [cloud]}]", facts=facts)
     assert (found.rule, found.targets) == ("default", ("edge",))
     assert "hard" in found.reasons[0]
 
 
 def test_a_rule_that_cannot_be_evaluated_is_skipped_with_a_reason_without_content() -> None:
-    found = decided('rules: [{name: team, when: \'request.headers["x-team"] == "a"\', targets: [cloud]}]')
+    found = decided('rules: [{name: team, when: \'request.headers["x-team"] == "a"\', prefer: [cloud]}]')
     assert found.rule == "default"
     assert found.reasons == ("rule 'team' skipped: its condition cannot be evaluated (KeyError)",)
 

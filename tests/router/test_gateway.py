@@ -22,7 +22,7 @@ from tests.router.serving import PATIENCE_S, TWO_TARGETS, Served, config_of, ser
 
 USAGE = Usage(prompt_tokens=8, completion_tokens=3)
 STOP = Chunk(finish_reason="stop", usage=USAGE)
-RULES = "rules: [{name: long, when: 'request.prompt_tokens > 100', targets: [cloud, edge]}]\n"
+RULES = "rules: [{name: long, when: 'request.prompt_tokens > 100', prefer: [cloud, edge]}]\n"
 HI: Any = [{"role": "user", "content": "hi"}]
 
 
@@ -420,7 +420,7 @@ def test_no_content_and_no_key_is_ever_written(
     key = "canary-tenant-key-0123456789"
     monkeypatch.setenv("ALICE_KEY", key)
     rules = """
-rules: [{name: odd, when: 'request.headers[request.text] == "a"', targets: [cloud]}]
+rules: [{name: odd, when: 'request.headers[request.text] == "a"', prefer: [cloud]}]
 tenants: [{name: alice, key_env: ALICE_KEY}]
 """
     scripts: list[Any] = [

@@ -128,7 +128,7 @@ def test_a_wrong_config_is_reported_and_the_last_good_one_stays(tmp_path: Path) 
         loaded = router.loaded
         for wrong in (
             "ruels: []",
-            "rules: [{name: r, when: 'request.nothing', targets: [edge]}]",
+            "rules: [{name: r, when: 'request.nothing', prefer: [edge]}]",
             "limits: {attempts: 0}",
         ):
             write(file, "old", wrong)
