@@ -29,6 +29,10 @@ class Event:
     target: str = ""  # whose answer the caller got, in part or whole
     policy: str = ""  # digest of the config that decided
     propensity: float = 1.0
+    strategy: str = "fallback"
+    explored: bool = False  # the first choice was drawn by chance
+    influenced: bool = False  # the decision looked at an estimate that was learnt
+    holdout: bool = False  # of the slice that nothing is ever trained on
     stream: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     targets: Sequence[str] = ()  # as decided, in order

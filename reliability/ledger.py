@@ -99,7 +99,8 @@ class Ledger:
 
     def _prune(self, database: sqlite3.Connection) -> None:
         if time.monotonic() - self._pruned >= PRUNE_S:
-            database.execute("DELETE FROM event WHERE at < ?", (time.time() - self._keep_s,))
+            for table in ("event", "feedback"):
+                database.execute(f"DELETE FROM {table} WHERE at < ?", (time.time() - self._keep_s,))
             self._pruned = time.monotonic()
 
     def _next_batch(self) -> list[Event] | None:

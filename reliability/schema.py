@@ -9,7 +9,7 @@ from typing import Any
 from foreshore.errors import SetupError
 from foreshore.reliability.event import Event
 
-__all__ = ["COLUMNS", "JSON_COLUMNS", "VERSION", "migrate", "row"]
+__all__ = ["COLUMNS", "JSON_COLUMNS", "MIGRATIONS", "VERSION", "migrate", "row"]
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -47,13 +47,28 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     """,
         "CREATE INDEX event_at ON event (at)",
     ),
+    (
+        "ALTER TABLE event ADD COLUMN strategy TEXT NOT NULL DEFAULT 'fallback'",
+        "ALTER TABLE event ADD COLUMN explored INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE event ADD COLUMN influenced INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE event ADD COLUMN holdout INTEGER NOT NULL DEFAULT 0",
+        """
+    CREATE TABLE feedback (
+        decision_id TEXT NOT NULL,
+        source TEXT NOT NULL,
+        score REAL NOT NULL,
+        at REAL NOT NULL,
+        PRIMARY KEY (decision_id, source)
+    ) WITHOUT ROWID
+    """,
+    ),
 )
 VERSION = len(MIGRATIONS)
 
 COLUMNS = (
-    "decision_id at terminal_state error_code task tenant rule target policy propensity stream facts targets estimates "
-    "attempts prompt_tokens completion_tokens cached_tokens reasoning_tokens queue_s prefill_s decode_s tpot_s ttft_s "
-    "total_s decision_s cost"
+    "decision_id at terminal_state error_code task tenant rule target policy propensity strategy explored influenced "
+    "holdout stream facts targets estimates attempts prompt_tokens completion_tokens cached_tokens reasoning_tokens "
+    "queue_s prefill_s decode_s tpot_s ttft_s total_s decision_s cost"
 ).split()
 JSON_COLUMNS = frozenset({"facts", "targets", "estimates", "attempts"})
 _USAGE = frozenset({"prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"})

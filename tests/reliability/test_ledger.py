@@ -14,7 +14,7 @@ import pytest
 from foreshore.errors import SetupError
 from foreshore.reliability.event import Event
 from foreshore.reliability.ledger import Ledger, read_events
-from foreshore.reliability.schema import VERSION
+from foreshore.reliability.schema import MIGRATIONS, VERSION
 from foreshore.types import Timings, Usage
 
 
@@ -120,6 +120,28 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(SetupError):
         Ledger(tmp_path / "file" / "ledger.sqlite")
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.sqlite"
+    database = sqlite3.connect(file)
+    for statement in MIGRATIONS[0]:
+        database.execute(statement)
+    database.execute("PRAGMA user_version = 1")
+    columns = [row[1:3] for row in database.execute("PRAGMA table_info(event)")]
+    old = {name: 0.25 if kind == "REAL" else 1 if kind == "INTEGER" else "{}" for name, kind in columns}
+    old["at"] = time.time()
+    database.execute(f"INSERT INTO event ({', '.join(old)}) VALUES ({', '.join('?' * len(old))})", tuple(old.values()))
+    database.commit()
+    database.close()
+    ledger = Ledger(file)
+    ledger.append(replace(event(1), holdout=True, strategy="cascade"))
+    ledger.close()
+    found = list(read_events(file))
+    assert [(e["propensity"], e["strategy"], e["holdout"]) for e in found] == [
+        (0.25, "fallback", 0),
+        (1.0, "cascade", 1),
+    ]
 
 
 def test_old_events_go_when_new_ones_come(tmp_path: Path) -> None:
