@@ -12,20 +12,21 @@ from dataclasses import dataclass
 from foreshore.clearance import grant
 from foreshore.config import TargetConfig
 from foreshore.errors import BadRequest, ForeshoreError, RoutingError
-from foreshore.router.facts import RequestFacts, TargetFacts
+from foreshore.router.facts import (
+    ANY_TIME,
+    NO_BUDGET,
+    ON_MAINS,
+    BudgetFacts,
+    ClockFacts,
+    DeviceFacts,
+    RequestFacts,
+    TargetFacts,
+)
 from foreshore.router.honours import unhonoured
-from foreshore.router.policy import Policy
+from foreshore.router.policy import Exclusion, Policy
 from foreshore.types import Request
 
 __all__ = ["Clearing", "Exclusion", "constrain", "refusal"]
-
-
-@dataclass(frozen=True, slots=True)
-class Exclusion:
-    target: str
-    constraint: str  # "privacy", "task", "fields", or a constraint's name in the config
-    reason: str
-    fields: tuple[str, ...] = ()  # of the request, that the target does not honour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +44,14 @@ def constrain(
     targets: Sequence[TargetFacts],
     specs: Mapping[str, TargetConfig],
     policy: Policy,
+    *,
+    device: DeviceFacts = ON_MAINS,
+    budget: BudgetFacts = NO_BUDGET,
+    now: ClockFacts = ANY_TIME,
 ) -> Clearing:
     """Pure but for the clearance's seal. An empty `allowed` is an answer, not an error: see `refusal`."""
     excluded = [e for t in targets for e in _built_in(request, facts, t, specs[t.name])]
-    excluded += [Exclusion(*found) for found in policy.forbids(facts, targets)]
+    excluded += policy.forbids(facts, targets, device=device, budget=budget, now=now)
     allowed = frozenset(t.name for t in targets) - {e.target for e in excluded}
     return Clearing(request=grant(request, allowed), allowed=allowed, excluded=tuple(excluded))
 
@@ -62,6 +67,10 @@ def _built_in(request: Request, facts: RequestFacts, target: TargetFacts, spec: 
 
 def refusal(excluded: Sequence[Exclusion]) -> ForeshoreError:
     """Why none of the targets in `excluded` may answer: the caller's own fields, or the policy."""
+    refused = next((e for e in excluded if e.message), None)
+    if refused is not None:
+        reasons = {e.target: e.message for e in excluded if e.constraint == refused.constraint}
+        return RoutingError(refused.message, reasons=reasons, hint=f"constraint {refused.constraint!r} refuses this")
     reasons = {e.target: f"{e.constraint}: {e.reason}" for e in reversed(excluded)}
     why = "no target may answer this request: " + "; ".join(f"{t!r} ({reason})" for t, reason in reasons.items())
     kinds = {e.constraint for e in excluded}

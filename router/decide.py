@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from foreshore.errors import NotFound
+from foreshore.errors import NotFound, RoutingError
 from foreshore.router.constrain import Clearing, refusal
-from foreshore.router.facts import RequestFacts, TargetFacts, answer_tokens
-from foreshore.router.policy import Match, Policy
+from foreshore.router.facts import (
+    ANY_TIME,
+    NO_BUDGET,
+    ON_MAINS,
+    BudgetFacts,
+    ClockFacts,
+    DeviceFacts,
+    RequestFacts,
+    TargetFacts,
+)
+from foreshore.router.order import ordered
+from foreshore.router.policy import Policy, Rule, load_scene
+from foreshore.router.rules import SCENE, Evaluator, Expression
 
-__all__ = ["Decision", "State", "decide"]
+__all__ = ["Decision", "State", "chance", "decide"]
 
 AUTO = ("", "auto")
+ALWAYS = Expression.compile("true", where="built in", sees=SCENE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """All that a decision depends on besides the request's facts. `targets` carry their predictions."""
+    """All that a decision depends on besides the request's facts. `targets` carry their predictions.
+
+    `explore` is the probability of a choice by chance; `dice`, in [0, 1), is the chance: `chance` of the decision's id.
+    """
 
     policy: Policy
     targets: Sequence[TargetFacts]
     clearing: Clearing
+    device: DeviceFacts = ON_MAINS
+    budget: BudgetFacts = NO_BUDGET
+    now: ClockFacts = ANY_TIME
+    explore: float = 0.0
+    dice: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,61 +54,101 @@ class Decision:
     estimates: Mapping[str, TargetFacts]
     reasons: tuple[str, ...] = ()
     propensity: float = 1.0
+    strategy: str = "fallback"
+    confidence: float = 0.0  # a cascade goes on to the next target below it
+    deadline_s: float | None = None  # of the rule, from the request's arrival
+    explored: bool = False  # whether chance made the first choice
 
 
 def decide(facts: RequestFacts, state: State) -> Decision:
     """Raises `NotFound` for a model nobody serves; `RoutingError` or `BadRequest` where no target is left."""
     known = {t.name: t for t in state.targets}
     reasons: list[str] = []
-    matches = _candidates(facts, state)
-    for match in matches:
-        if match.why_not:
-            reasons.append(f"rule {match.name!r} skipped: its condition {match.why_not}")
-            continue
-        cleared = [known[name] for name in match.targets if name in state.clearing.allowed]
-        if cleared:
-            order = _order(facts, cleared, reasons)
-            return Decision(targets=order, rule=match.name, estimates=known, reasons=tuple(reasons))
-        reasons.append(f"{match.name!r} passed over: none of its targets may see this request")
-    named = {name for match in matches for name in match.targets}
+    named: set[str] = set()
+    with state.policy.evaluator as evaluator:
+        load_scene(evaluator, facts, state.device, state.budget, state.now)
+        for rule in _candidates(facts, state):
+            if not _applies(rule, evaluator, reasons):
+                continue
+            if rule.refuse:
+                raise RoutingError(rule.refuse, reasons={}, hint=f"rule {rule.name!r} refuses this")
+            cleared = [known[name] for name in rule.prefer if name in state.clearing.allowed]
+            if cleared:
+                reasons.extend(_excluded(rule, state.clearing))
+                order = ordered(facts, rule, cleared, evaluator, reasons)
+                return _decision(facts, rule, order, state, known, reasons)
+            named.update(rule.prefer)
+            reasons.append(f"{rule.name!r} passed over: none of its targets may see this request")
     raise refusal([e for e in state.clearing.excluded if e.target in named])
 
 
-def _candidates(facts: RequestFacts, state: State) -> list[Match]:
-    """The target the caller pinned by name or model, else every rule that holds, else the default."""
+def chance(decision_id: str, of: str) -> float:
+    """A number in [0, 1) that looks drawn by chance, always the same for one id and one `of` (as "explore")."""
+    digest = hashlib.blake2b(f"{of}:{decision_id}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest) >> 11) / (1 << 53)
+
+
+def _candidates(facts: RequestFacts, state: State) -> Iterator[Rule]:
+    """The target the caller pinned by name or model, else every rule and the default."""
     if facts.model in AUTO:
-        return state.policy.matches(facts)
+        yield from state.policy.rules
+        yield Rule(name="default", when=ALWAYS, prefer=state.policy.default)
+        return
     pinned = [t.name for t in state.targets if t.name == facts.model]
     pinned = pinned or [t.name for t in state.targets if t.model == facts.model]
     if not pinned:
         hint = f"use 'auto' or one of: {', '.join(t.name for t in state.targets)}"
         raise NotFound(f"there is no model {facts.model[:100]!r}", hint=hint, param="model")
-    return [Match(name="pinned", targets=tuple(pinned))]
+    yield Rule(name="pinned", when=ALWAYS, prefer=tuple(pinned))
 
 
-def _order(facts: RequestFacts, targets: Sequence[TargetFacts], reasons: list[str]) -> tuple[str, ...]:
-    """The rule's order, without those too small or down (unless that leaves none), the too slow last."""
-    fit = _without(targets, lambda t: not _fits(facts, t), "estimated too long for its context", reasons)
-    up = _without(fit, lambda t: not t.healthy, "not healthy", reasons)
-    slow = [t.name for t in up if facts.deadline_s and t.total_s > facts.deadline_s]
-    if slow and len(slow) < len(up):
-        reasons.extend(f"{name!r} last: predicted to miss the deadline" for name in slow)
-        return tuple(sorted((t.name for t in up), key=lambda name: name in slow))
-    return tuple(t.name for t in up)
+def _applies(rule: Rule, evaluator: Evaluator, reasons: list[str]) -> bool:
+    holds, why = evaluator.ask(rule.when)
+    if why:
+        reasons.append(f"rule {rule.name!r} skipped: its condition {why}")
+    return holds is True
 
 
-def _without(
-    targets: Sequence[TargetFacts], bad: Callable[[TargetFacts], bool], why: str, reasons: list[str]
-) -> Sequence[TargetFacts]:
-    """An estimate is no proof: where it would leave nobody, the target itself has the last word."""
-    good = [t for t in targets if not bad(t)]
-    if not good or len(good) == len(targets):
-        return targets
-    reasons.extend(f"{t.name!r} left out: {why}" for t in targets if bad(t))
-    return good
+def _excluded(rule: Rule, clearing: Clearing) -> Iterator[str]:
+    """One reason for each of the rule's targets that may not see the request."""
+    if not clearing.excluded:
+        return
+    first = {e.target: e for e in reversed(clearing.excluded)}
+    for name in rule.prefer:
+        if name in first:
+            yield f"{name!r} excluded by {first[name].constraint!r}: {first[name].reason}"
 
 
-def _fits(facts: RequestFacts, target: TargetFacts) -> bool:
-    if not target.context_tokens:
-        return True
-    return facts.prompt_tokens + answer_tokens(facts, target) <= target.context_tokens
+def _decision(
+    facts: RequestFacts,
+    rule: Rule,
+    order: Sequence[TargetFacts],
+    state: State,
+    known: Mapping[str, TargetFacts],
+    reasons: list[str],
+) -> Decision:
+    names, propensity, explored = [t.name for t in order], 1.0, False
+    if state.explore and len(names) > 1 and rule.name != "pinned" and not facts.private:
+        names, propensity, explored = _explored(names, state.explore, state.dice)
+        reasons.extend([f"{names[0]!r} first by chance"] if explored else [])
+    return Decision(
+        targets=tuple(names),
+        rule=rule.name,
+        estimates=known,
+        reasons=tuple(reasons),
+        propensity=propensity,
+        strategy=rule.strategy,
+        confidence=rule.confidence,
+        deadline_s=rule.deadline,
+        explored=explored,
+    )
+
+
+def _explored(names: list[str], explore: float, dice: float) -> tuple[list[str], float, bool]:
+    """The order, the probability of its first and whether chance chose it: with probability `explore` any of `names`,
+    each as likely, goes first; else the first stays."""
+    each = explore / len(names)
+    explored = dice < explore
+    chosen = min(int(dice / each), len(names) - 1) if explored else 0
+    propensity = each + (1.0 - explore if chosen == 0 else 0.0)
+    return [names[chosen], *names[:chosen], *names[chosen + 1 :]], propensity, explored

@@ -12,7 +12,17 @@ from typing import Any
 
 from foreshore.types import Task
 
-__all__ = ["PARTS", "BudgetFacts", "ClockFacts", "DeviceFacts", "RequestFacts", "TargetFacts"]
+__all__ = [
+    "ANY_TIME",
+    "NO_BUDGET",
+    "ON_MAINS",
+    "PARTS",
+    "BudgetFacts",
+    "ClockFacts",
+    "DeviceFacts",
+    "RequestFacts",
+    "TargetFacts",
+]
 
 NO_LIMIT = 1e18  # US dollars: what is left where there is no budget; CEL knows no infinity
 
@@ -77,6 +87,7 @@ class TargetFacts:
     on_time: float = 1.0  # probability that the total stays within request.deadline_s; 1 where there is none
     cost: float = 0.0  # predicted, US dollars
     quality: float = 0.0  # probability that its answer is acceptable
+    best: bool = False  # no other target's quality is higher
 
     def predicted(self, request: RequestFacts) -> TargetFacts:
         """With TTFT, total time and cost of `request` filled in.
@@ -124,6 +135,7 @@ class ClockFacts:
     weekday: int = 0  # 0 is Monday
 
 
+ON_MAINS, NO_BUDGET, ANY_TIME = DeviceFacts(), BudgetFacts(), ClockFacts()  # where nobody looked
 PARTS: Mapping[str, type[Any]] = {
     "request": RequestFacts,
     "target": TargetFacts,

@@ -1,105 +1,185 @@
-"""The compiled half of a config: constraints and rules, ready to be asked."""
+"""The compiled half of a config: constraints and rules, its own and those of shipped policies, ready to be asked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from foreshore.config import Config, Constraint
-from foreshore.router.facts import RequestFacts, TargetFacts
-from foreshore.router.rules import Evaluator, Expression, Undecided
+from foreshore import policy_config as written
+from foreshore.config import Config
+from foreshore.errors import ConfigError
+from foreshore.policy_config import Objective
+from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts, TargetFacts
+from foreshore.router.library import shipped
+from foreshore.router.rules import OF_TARGETS, SCENE, Evaluator, Expression
 
-__all__ = ["Policy"]
+__all__ = ["Constraint", "Exclusion", "Policy", "Rule"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Constraint:
+class Constraint:
+    """Where `when` holds, the one of `require`, `allow`, `forbid` and `refuse` that is set says who may see it."""
+
     name: str
     when: Expression
-    require: Expression
+    require: Expression | None = None
+    allow: tuple[str, ...] | None = None
+    forbid: tuple[str, ...] | None = None
+    refuse: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Rule:
+class Rule:
+    """Where `when` holds, how the targets in `prefer` are tried. `refuse`: that nobody answers, and why."""
+
     name: str
     when: Expression
-    targets: tuple[str, ...]
+    prefer: tuple[str, ...]
+    where: Expression | None = None
+    objective: Objective | None = None
+    strategy: str = "fallback"
+    confidence: float = 0.0
+    deadline: float | None = None
+    refuse: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """A rule that holds of a request, or (`why_not`) one that could not be evaluated and is passed over."""
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A target that may not see a request, and why."""
 
-    name: str
-    targets: tuple[str, ...]
-    why_not: str = ""
-
-
-def _by_name(constraint: Constraint) -> str:
-    """`allow`, `forbid` and `refuse` as the expression that `require` would be."""
-    if constraint.refuse is not None:
-        return "false"
-    named = ", ".join(f"'{name}'" for name in constraint.allow or constraint.forbid or ())
-    return f"target.name in [{named}]" if constraint.allow else f"!(target.name in [{named}])"
+    target: str
+    constraint: str  # "privacy", "task", "fields", or a constraint's name in the config
+    reason: str
+    fields: tuple[str, ...] = ()  # of the request, that the target does not honour
+    message: str = ""  # what the caller is told, by a constraint that refuses
 
 
 class Policy:
-    """Raises `ConfigError` for an expression that cannot be right. Evaluation is deterministic and keeps no state."""
+    """Raises `ConfigError` for an expression that cannot be right. Evaluation is deterministic and keeps no state.
+
+    `reads` are all fields that an expression or an objective looks at, as "target.quality": what is not among them
+    need not be known.
+    """
 
     def __init__(self, config: Config, *, where: str = "foreshore.yaml") -> None:
+        parts = [(config.constraints, config.rules, where)]
+        parts += [(p.constraints, p.rules, f"policy {p.name}") for p in (shipped(n, config) for n in config.policy)]
         self.default = config.fallback_order
-        self.constraints = tuple(
-            _Constraint(
-                name=c.name,
-                when=Expression.compile(c.when, where=f"{where}: constraint {c.name!r}, when", sees=("request",)),
-                require=Expression.compile(
-                    c.require or _by_name(c),
-                    where=f"{where}: constraint {c.name!r}, require",
-                    sees=("request", "target"),
-                ),
-            )
-            for c in config.constraints
-        )
-        self.rules = tuple(
-            _Rule(
-                name=r.name,
-                when=Expression.compile(r.when, where=f"{where}: rule {r.name!r}, when", sees=("request",)),
-                targets=r.prefer or tuple(config.targets),
-            )
-            for r in config.rules
-        )
-        expressions = [e for c in self.constraints for e in (c.when, c.require)] + [r.when for r in self.rules]
-        self._evaluator = Evaluator(expressions)
+        self.constraints = tuple(_constraint(c, place) for constraints, _, place in parts for c in constraints)
+        self.rules = tuple(_rule(r, place, tuple(config.targets)) for _, rules, place in parts for r in rules)
+        _check_unique("constraint", (c.name for c in self.constraints), where)
+        _check_unique("rule", (r.name for r in self.rules), where)
+        expressions = [*self._expressions()]
+        self.evaluator = Evaluator(expressions)
+        self.reads = frozenset[str]().union(*(e.reads for e in expressions), *(_weighed(r) for r in self.rules))
 
-    def forbids(self, request: RequestFacts, targets: Sequence[TargetFacts]) -> list[tuple[str, str, str]]:
-        """(target, constraint, reason) for each target a constraint keeps away. What cannot be evaluated forbids."""
-        found: list[tuple[str, str, str]] = []
-        with self._evaluator.lock:
-            self._evaluator.load("request", request)
-            for constraint in self.constraints:
-                applies, why = self._ask(constraint.when)
-                if applies is False:
-                    continue
-                for target in targets:
-                    self._evaluator.load("target", target)
-                    allowed, why_not = (None, why) if applies is None else self._ask(constraint.require)
-                    if not allowed:
-                        found.append((target.name, constraint.name, why_not or f"requires {constraint.require.source}"))
+    def _expressions(self) -> Iterator[Expression]:
+        for constraint in self.constraints:
+            yield constraint.when
+            if constraint.require is not None:
+                yield constraint.require
+        for rule in self.rules:
+            yield rule.when
+            if rule.where is not None:
+                yield rule.where
+
+    def forbids(
+        self,
+        request: RequestFacts,
+        targets: Sequence[TargetFacts],
+        *,
+        device: DeviceFacts,
+        budget: BudgetFacts,
+        now: ClockFacts,
+    ) -> list[Exclusion]:
+        """Whom the constraints keep away. One that cannot be evaluated keeps away whomever it could."""
+        found: list[Exclusion] = []
+        if not self.constraints:
+            return found
+        with self.evaluator as evaluator:
+            load_scene(evaluator, request, device, budget, now)
+            applying = list(_applying(self.constraints, evaluator))
+            for target in targets if applying else ():
+                evaluator.load("target", target)
+                for constraint, why in applying:
+                    reason = why or _objection(constraint, target, evaluator)
+                    if reason:
+                        found.append(Exclusion(target.name, constraint.name, reason, message=constraint.refuse))
         return found
 
-    def matches(self, request: RequestFacts) -> list[Match]:
-        """The rules that hold, in order, up to all of them; the default last."""
-        found: list[Match] = []
-        with self._evaluator.lock:
-            self._evaluator.load("request", request)
-            for rule in self.rules:
-                holds, why = self._ask(rule.when)
-                if holds is not False:
-                    found.append(Match(name=rule.name, targets=rule.targets, why_not=why))
-        return [*found, Match(name="default", targets=self.default)]
 
-    def _ask(self, expression: Expression) -> tuple[bool | None, str]:
-        try:
-            return self._evaluator.holds(expression), ""
-        except Undecided as undecided:
-            return None, undecided.reason
+def load_scene(
+    evaluator: Evaluator, request: RequestFacts, device: DeviceFacts, budget: BudgetFacts, now: ClockFacts
+) -> None:
+    """All that a `when` sees."""
+    evaluator.load("request", request)
+    evaluator.load("device", device)
+    evaluator.load("budget", budget)
+    evaluator.load("now", now)
+
+
+def _applying(constraints: Iterable[Constraint], evaluator: Evaluator) -> Iterator[tuple[Constraint, str]]:
+    """Those whose `when` holds, and those of which nobody can say, with the reason."""
+    for constraint in constraints:
+        holds, why = evaluator.ask(constraint.when)
+        if holds is not False:
+            yield constraint, why
+
+
+def _objection(constraint: Constraint, target: TargetFacts, evaluator: Evaluator) -> str:
+    """Why `constraint`, which applies, keeps the loaded `target` away; "" if it does not."""
+    if constraint.require is not None:
+        holds, why = evaluator.ask(constraint.require)
+        return "" if holds else why or f"requires {constraint.require.source}"
+    if constraint.allow is not None:
+        return "" if target.name in constraint.allow else f"allows only {', '.join(constraint.allow)}"
+    if constraint.forbid is not None:
+        return f"forbids {', '.join(constraint.forbid)}" if target.name in constraint.forbid else ""
+    return constraint.refuse
+
+
+def _constraint(given: written.Constraint, where: str) -> Constraint:
+    place = f"{where}: constraint {given.name!r}"
+    return Constraint(
+        name=given.name,
+        when=Expression.compile(given.when, where=f"{place}, when", sees=SCENE),
+        require=_optional(given.require, f"{place}, require"),
+        allow=given.allow,
+        forbid=given.forbid,
+        refuse=given.refuse or "",
+    )
+
+
+def _rule(given: written.Rule, where: str, everyone: tuple[str, ...]) -> Rule:
+    place = f"{where}: rule {given.name!r}"
+    return Rule(
+        name=given.name,
+        when=Expression.compile(given.when, where=f"{place}, when", sees=SCENE),
+        prefer=given.prefer or everyone,
+        where=_optional(given.where, f"{place}, where"),
+        objective=given.objective,
+        strategy=given.strategy,
+        confidence=given.confidence or 0.0,
+        deadline=given.deadline,
+        refuse=given.refuse or "",
+    )
+
+
+def _optional(source: str | None, where: str) -> Expression | None:
+    return None if source is None else Expression.compile(source, where=where, sees=OF_TARGETS)
+
+
+def _weighed(rule: Rule) -> frozenset[str]:
+    """The fields that the rule's objective looks at."""
+    if rule.objective is None:
+        return frozenset()
+    fields = {"quality": "target.quality", "dollars": "target.cost", "seconds": "target.total_s"}
+    return frozenset(field for weight, field in fields.items() if getattr(rule.objective, weight))
+
+
+def _check_unique(what: str, names: Iterable[str], where: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ConfigError(f"{where}: a {what} of a shipped policy is called {name!r} too", hint="rename yours")
+        seen.add(name)

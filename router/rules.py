@@ -1,8 +1,9 @@
-"""CEL expressions over `request` and `target`: compiled and checked at load, evaluated per request.
+"""CEL expressions over the parts of `facts.PARTS`: compiled and checked at load, evaluated per request.
 
-A rule sees `request`; a constraint's `require` sees `target` too. An unknown field, a syntax error or a result that is
-no bool is a `ConfigError` that names rule, line and column. The context is updated, not rebuilt, and only with fields
-that some expression reads.
+A `when` sees everything but `target`; a `require` or `where` sees it too. An unknown field, a syntax error or a result
+that is no bool is a `ConfigError` that names rule, line and column. Converting a part as a whole for CEL costs more
+than all rules together, so a program asks for single fields by flat names (`request_text` for `request.text`), and
+only a field that an evaluation reaches is converted.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from typing import Any
 import cel
 
 from foreshore.errors import ConfigError
-from foreshore.router.facts import RequestFacts, TargetFacts
+from foreshore.router.facts import PARTS, BudgetFacts, ClockFacts, DeviceFacts, RequestFacts, TargetFacts
 
-__all__ = ["Evaluator", "Expression", "Undecided"]
+__all__ = ["KNOWN", "OF_TARGETS", "SCENE", "Evaluator", "Expression", "Undecided"]
 
-KNOWN = {
-    "request": frozenset(f.name for f in fields(RequestFacts)),
-    "target": frozenset(f.name for f in fields(TargetFacts)),
-}
+Facts = RequestFacts | TargetFacts | DeviceFacts | BudgetFacts | ClockFacts
+
+KNOWN = {part: frozenset(f.name for f in fields(facts)) for part, facts in PARTS.items()}
+SCENE = ("request", "device", "budget", "now")  # what a `when` sees
+OF_TARGETS = (*SCENE, "target")  # what a `require` and a `where` see
 FUNCTIONS = frozenset(
     (
         *(
@@ -63,7 +65,8 @@ class Undecided(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expression:
-    """One compiled expression. `reads` are the fields it looks at, as `request.tenant`."""
+    """One compiled expression. `reads` are the fields it looks at, as `request.tenant`; `program` knows them by flat
+    names, as `request_tenant`."""
 
     source: str
     where: str  # "foreshore.yaml: rule 'short', when"
@@ -74,28 +77,44 @@ class Expression:
     def compile(cls, source: str, *, where: str, sees: Iterable[str]) -> Expression:
         """Raises `ConfigError` naming `where`, line and column."""
         try:
-            program = cel.compile(source)
+            cel.compile(source)
+            found = list(_fields_read(source, where, frozenset(sees)))
+            program = cel.compile(_flattened(source, found))
         except ValueError as error:
             raise _syntax_error(str(error), source, where) from error
-        reads = frozenset(_check_names(source, where, frozenset(sees)))
+        reads = frozenset(f"{field.part}.{field.name}" for field in found)
         return cls(source=source, where=where, program=program, reads=reads)
 
 
 class Evaluator:
-    """Holds one CEL context. `load` the request, then the target, then ask."""
+    """What the expressions of a policy are asked of. Use it as a context: it is one request's at a time, and forgets
+    it afterwards. `load` the parts, then ask."""
 
     def __init__(self, expressions: Iterable[Expression]) -> None:
         expressions = list(expressions)
-        self.lock = threading.Lock()  # held from `load` to the last `holds`: the context is shared
+        self._lock = threading.Lock()
+        self._values: dict[str, Any] = {}
         self._context = cel.Context({})
-        self._reads = {part: _fields_of(part, expressions) for part in KNOWN}
-        for expression in expressions:
-            self._rehearse(expression)
+        self._context.set_variable_resolver(self._values.get)
+        reads = sorted(frozenset[str]().union(*(e.reads for e in expressions)))
+        self._reads = {part: _flat_names(part, reads) for part in KNOWN}
+        with self:
+            for expression in expressions:
+                self._rehearse(expression)
 
-    def load(self, part: str, facts: RequestFacts | TargetFacts) -> None:
-        """Make `facts` what `request` or `target` means."""
-        values = {name: _plain(getattr(facts, name)) for name in self._reads[part]}
-        self._context.add_variable(part, values)
+    def __enter__(self) -> Evaluator:
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._values.clear()
+        self._lock.release()
+
+    def load(self, part: str, facts: Facts) -> None:
+        """Make `facts` what `part` means, as `request` or `target`."""
+        values = self._values
+        for flat, name in self._reads[part]:
+            values[flat] = getattr(facts, name)
 
     def holds(self, expression: Expression) -> bool:
         """Whether it is true of what is loaded. Raises `Undecided`, never with content in it."""
@@ -107,11 +126,18 @@ class Evaluator:
             raise Undecided(f"gives a {type(result).__name__}, not a bool")
         return result
 
+    def ask(self, expression: Expression) -> tuple[bool | None, str]:
+        """Whether it holds, or None and why nobody can say."""
+        try:
+            return self.holds(expression), ""
+        except Undecided as undecided:
+            return None, undecided.reason
+
     def _rehearse(self, expression: Expression) -> None:
         """Run it on two typical requests, so that a wrong type is found when the file is read."""
-        for request, target in TYPICAL:
-            self.load("request", request)
-            self.load("target", target)
+        for scene in TYPICAL:
+            for part, facts in scene.items():
+                self.load(part, facts)
             try:
                 result = expression.program.execute(self._context)
             except KeyError:  # a header this request does not have
@@ -123,49 +149,81 @@ class Evaluator:
                 raise ConfigError(f"{expression.where}: {what}: {expression.source!r}")
 
 
-TYPICAL = (
-    (
-        RequestFacts(model="auto", text="Hello, what is 2 + 2?", prompt_tokens=12, messages=1, deadline_s=300.0),
-        TargetFacts(name="edge", context_tokens=4096),
-    ),
-    (
-        RequestFacts(
-            model="cloud", text="", prompt_tokens=9000, max_tokens=512, messages=7, has_tools=True, wants_json=True,
-            stream=True, private=True, labels=("email",), headers={"x-team": "a"}, deadline_s=1.5,
+TYPICAL: tuple[dict[str, Facts], ...] = (
+    {
+        "request": RequestFacts(
+            model="auto", text="Hello, what is 2 + 2?", language="en", prompt_tokens=12, messages=1, deadline_s=300.0
         ),
-        TargetFacts(name="cloud", kind="openai", local=False, healthy=False, waiting=3, ttft_s=0.5, total_s=2.0),
-    ),
+        "target": TargetFacts(name="edge", context_tokens=4096, ttft_s=0.25, total_s=1.5, p90_s=2.5),
+        "device": DeviceFacts(memory_free_bytes=1 << 30),
+        "budget": BudgetFacts(),
+        "now": ClockFacts(hour=9),
+    },
+    {
+        "request": RequestFacts(
+            model="cloud", session="s", prompt_tokens=9000, max_tokens=512, messages=7, has_tools=True,
+            has_images=True, wants_json=True, stream=True, private=True, labels=("email",), headers={"x-team": "a"},
+            deadline_s=1.5,
+        ),
+        "target": TargetFacts(
+            name="cloud", kind="openai", local=False, tags=("eu",), healthy=False, waiting=3, quality=0.75, cost=0.5
+        ),
+        "device": DeviceFacts(battery_percent=12.5, on_battery=True, celsius=91.0, online=False),
+        "budget": BudgetFacts(dollars=5.0, spent=4.5, left=0.5, share_left=0.125),
+        "now": ClockFacts(hour=23, minute=59, weekday=6),
+    },
 )  # fmt: skip
 
 
-def _fields_of(part: str, expressions: list[Expression]) -> tuple[str, ...]:
-    return tuple(sorted({r.partition(".")[2] for e in expressions for r in e.reads if r.startswith(part + ".")}))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Field:
+    """`request.tenant` in an expression, from `start` to `end`."""
+
+    part: str
+    name: str
+    start: int
+    end: int
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _flat_names(part: str, reads: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """(name in a program, name in the facts) of each field of `part` that is read."""
+    return tuple((r.replace(".", "_"), r.partition(".")[2]) for r in reads if r.partition(".")[0] == part)
 
 
-def _check_names(source: str, where: str, sees: frozenset[str]) -> Iterator[str]:
-    """The fields `source` reads. Refuses unknown roots' fields and functions; the parser leaves those to run time."""
+def _flattened(source: str, found: Iterable[_Field]) -> str:
+    """`source` with flat names, each as long as what it replaces, so that columns stay."""
+    text = source
+    for field in found:
+        flat = f"{field.part}_{field.name}".ljust(field.end - field.start)
+        text = text[: field.start] + flat + text[field.end :]
+    return text
+
+
+def _fields_read(source: str, where: str, sees: frozenset[str]) -> Iterator[_Field]:
+    """The fields `source` reads. Refuses unknown fields and functions; the parser leaves those to run time."""
     tokens = [m for m in _TOKEN.finditer(source) if m.lastgroup != "comment"]
-    texts = [m.group() for m in tokens] + ["", "", ""]
+    texts = [m.group() for m in tokens] + ["", "", "", ""]
     for i, token in enumerate(tokens):
-        if token.lastgroup != "name" or (i and texts[i - 1] == "."):
-            if token.lastgroup == "name" and texts[i + 1] == "(" and token.group() not in FUNCTIONS:
-                raise _unknown("function", token.group(), FUNCTIONS, source, token.start(), where)
+        name, start = token.group(), token.start()
+        if token.lastgroup != "name":
             continue
-        name = token.group()
         if texts[i + 1] == "(" and name not in FUNCTIONS and name != "in":
-            raise _unknown("function", name, FUNCTIONS, source, token.start(), where)
-        if name in KNOWN:
-            if name not in sees:
-                raise _at(f"{name!r} means nothing here; only 'request' does", source, token.start(), where)
-            if texts[i + 1] != ".":
-                raise _at(f"{name!r} needs a field, as in '{name}.{min(KNOWN[name])}'", source, token.start(), where)
-            if texts[i + 2] not in KNOWN[name]:
-                raise _unknown(f"field of {name}", texts[i + 2], KNOWN[name], source, tokens[i + 2].start(), where)
-            yield f"{name}.{texts[i + 2]}"
+            raise _unknown("function", name, FUNCTIONS, source, start, where)
+        if i and texts[i - 1] == ".":
+            continue
+        if name.partition("_")[0] in KNOWN and "_" in name:
+            raise _at(f"no name may begin as {name!r} does; a field is written with a dot", source, start, where)
+        if name not in KNOWN:
+            continue
+        if name not in sees:
+            raise _at(f"{name!r} means nothing here; {', '.join(sorted(sees))} do", source, start, where)
+        if texts[i + 1] != ".":
+            raise _at(f"{name!r} needs a field, as in '{name}.{min(KNOWN[name])}'", source, start, where)
+        if texts[i + 2] not in KNOWN[name]:
+            raise _unknown(f"field of {name}", texts[i + 2], KNOWN[name], source, tokens[i + 2].start(), where)
+        if texts[i - 2 : i] == ["has", "("] and texts[i + 3] == ")":
+            raise _at(f"has() is for headers: '{name}.{texts[i + 2]}' is always there", source, start, where)
+        yield _Field(part=name, name=texts[i + 2], start=start, end=tokens[i + 2].end())
 
 
 def _unknown(what: str, word: str, known: Iterable[str], source: str, offset: int, where: str) -> ConfigError:

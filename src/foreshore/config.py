@@ -13,11 +13,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from foreshore.errors import ConfigError
 from foreshore.home import home
 from foreshore.lined_yaml import Document, Loc, read_yaml
+from foreshore.policy_config import (
+    Budget,
+    Constraint,
+    Device,
+    Learning,
+    Name,
+    Objective,
+    PolicyName,
+    Quality,
+    Rule,
+    Seconds,
+)
 from foreshore.runtime_config import EngineConfig, RuntimeConfig
 from foreshore.runtime_config import Part as _Part
 from foreshore.types import ServiceTier, Task
@@ -42,20 +54,8 @@ STARTER = "starter-s:q4_k_m"
 
 Kind = Literal["local", "openai", "anthropic"]
 Detector = Literal["email", "card", "phone", "iban", "api_key"]
-PolicyName = Literal[
-    "private-first", "offline-first", "cheapest-within-quality", "fastest-within-budget", "battery-saver"
-]  # the shipped library, router/policies
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
-Expression = Annotated[
-    str, BeforeValidator(lambda v: str(v).lower() if isinstance(v, bool) else v), Field(min_length=1, max_length=4096)
-]  # `when: true` is YAML's true and means CEL's
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Message = Annotated[str, Field(min_length=1, max_length=500)]
-Flag = Annotated[bool, Field(strict=True)]
 
 TASKS: dict[str, tuple[Task, ...]] = {
     "local": ("chat", "completion", "embedding", "rerank", "tokenize", "detokenize"),
@@ -164,94 +164,6 @@ class Privacy(_Part):
     scan_characters: int = Field(
         default=1_000_000, ge=1
     )  # longer content is not scanned: it is private, allowed or not
-
-
-class Constraint(_Part):
-    """Where `when` holds, exactly one of: only targets of which `require` holds may see the request, only those in
-    `allow`, none in `forbid`, or nobody at all (`refuse`, with what the caller is told)."""
-
-    name: Name
-    when: Expression = "true"
-    require: Expression | None = None
-    allow: tuple[Name, ...] | None = Field(default=None, min_length=1)
-    forbid: tuple[Name, ...] | None = Field(default=None, min_length=1)
-    refuse: Message | None = None
-
-    @model_validator(mode="after")
-    def _one_action(self) -> Constraint:
-        given = [name for name in CONSTRAINT_ACTIONS if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"needs exactly one of {', '.join(CONSTRAINT_ACTIONS)}; has {', '.join(given) or 'none'}")
-        return self
-
-
-CONSTRAINT_ACTIONS = ("require", "allow", "forbid", "refuse")
-
-
-class Objective(_Part):
-    """What targets are sorted by, the highest first: quality x probability - dollars x cost - seconds x total time."""
-
-    quality: Weight = 0.0
-    dollars: Weight = 0.0
-    seconds: Weight = 0.0
-
-    @model_validator(mode="after")
-    def _something(self) -> Objective:
-        if not (self.quality or self.dollars or self.seconds):
-            raise ValueError("needs a weight above 0 for quality, dollars or seconds")
-        return self
-
-
-class Rule(_Part):
-    """Where `when` holds, the targets in `prefer` are tried in its order, or in that of `objective`; those of which
-    `where` does not hold come after the others. The first rule that holds and leaves a target decides."""
-
-    name: Name
-    when: Expression = "true"
-    prefer: tuple[Name, ...] | None = Field(default=None, min_length=1)  # None: all, in the file's order
-    where: Expression | None = None
-    objective: Objective | None = None
-    strategy: Literal["fallback", "cascade"] = "fallback"
-    confidence: Share | None = None  # a cascade goes on to the next target below it
-    deadline: Seconds | None = None
-    refuse: Message | None = None
-
-    @model_validator(mode="after")
-    def _agree(self) -> Rule:
-        if self.refuse is not None:
-            given = [name for name in RULE_ACTIONS if name in self.model_fields_set]
-            if given:
-                raise ValueError(f"a rule that refuses has no {' or '.join(given)}")
-        if self.confidence is not None and self.strategy != "cascade":
-            raise ValueError("confidence is the threshold of strategy 'cascade'")
-        return self
-
-
-RULE_ACTIONS = ("prefer", "where", "objective", "strategy", "confidence", "deadline")
-
-
-class Budget(_Part):
-    """What the requests of `tenant` may cost in a period; rules see what is left of it as `budget`."""
-
-    tenant: Name
-    dollars: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    per: Literal["hour", "day", "month"] = "month"
-
-
-class Quality(_Part):
-    estimator: Path | None = None  # a file of `foreshore route train`; None: `target.quality` is 0
-    floor: Share = 0.8  # what the policy cheapest-within-quality asks
-
-
-class Learning(_Part):
-    explore: Annotated[float, Field(ge=0, le=0.2, allow_inf_nan=False)] = 0.0  # share of requests given a chance choice
-    holdout: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.1  # share of requests never trained on
-    remember: Flag = False  # keep prompts for training
-
-
-class Device(_Part):
-    every_s: Annotated[float, Field(ge=0.05, le=3600, allow_inf_nan=False)] = 5.0
-    probe: Flag = True  # try by TCP, in the background, whether the cloud targets' hosts can be reached
 
 
 class Limits(_Part):
