@@ -1,9 +1,10 @@
-"""What a target has shown so far: exponentially weighted means of its TTFT, decode rate and answer length."""
+"""What a target has shown so far: plain means for rules to look at, and the forecaster that learns from each answer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from foreshore.router.forecast import Forecaster, Work
 from foreshore.types import Timings, Usage
 
 __all__ = ["Meter"]
@@ -18,15 +19,34 @@ class Meter:
     first_token_s: float = 0.0
     decode_tokens_per_s: float = 0.0
     answer_tokens: float = 0.0
+    forecaster: Forecaster = field(default_factory=Forecaster)
 
     def record(self, timings: Timings, usage: Usage | None) -> None:
+        """Of a whole answer, as its backend timed it."""
         self.first_token_s = _mean(self.first_token_s, timings.ttft_s)
         self.decode_tokens_per_s = _mean(self.decode_tokens_per_s, timings.decode_tokens_per_s)
         if usage is not None:
             self.answer_tokens = _mean(self.answer_tokens, float(usage.completion_tokens))
 
+    def learn(self, work: Work, usage: Usage | None, *, ttft_s: float, total_s: float, cut: bool) -> None:
+        """Of the same answer, from when it was asked for, waiting included; `cut`: its limit ended it."""
+        self.forecaster.learn(
+            work,
+            ttft_s=ttft_s,
+            total_s=total_s,
+            output_tokens=usage.completion_tokens if usage else 0,
+            cached_share=_cached(usage),
+            cut=cut,
+        )
+
 
 def _mean(old: float, new: float) -> float:
-    if new <= 0:
+    if not 0 < new < float("inf"):
         return old
     return new if old == 0 else old + WEIGHT * (new - old)
+
+
+def _cached(usage: Usage | None) -> float | None:
+    if usage is None or usage.prompt_tokens <= 0:
+        return None
+    return usage.cached_tokens / usage.prompt_tokens

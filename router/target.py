@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from foreshore.backend import Backend
@@ -21,11 +21,14 @@ from foreshore.errors import (
     UpstreamError,
 )
 from foreshore.router.breaker import Breaker
-from foreshore.router.facts import TargetFacts
+from foreshore.router.cold_start import measured
+from foreshore.router.facts import RequestFacts, TargetFacts
+from foreshore.router.fallback import has_content
+from foreshore.router.forecast import Forecast, Forecaster, Speeds, Work
 from foreshore.router.meter import Meter
 from foreshore.types import Chunk, Request, Timings
 
-__all__ = ["Target"]
+__all__ = ["Ask", "Target", "describe"]
 
 
 @runtime_checkable
@@ -33,6 +36,50 @@ class Startable(Protocol):
     """A backend with something to load before it can answer."""
 
     async def start(self) -> object: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What of a request bears on how long it takes. Requests of one `route` and tenant are alike: a rule's name, or,
+    where none is known, the kind of request."""
+
+    prompt_tokens: int = 0  # estimated
+    max_tokens: int = 0
+    route: str = ""
+    tenant: str = ""
+
+    @classmethod
+    def of(cls, facts: RequestFacts, route: str = "") -> Ask:
+        if not route:
+            tools, json = "+tools" if facts.has_tools else "", "+json" if facts.wants_json else ""
+            route = f"{facts.task}{tools}{json}{'+turns' if facts.messages > 2 else ''}"
+        return cls(prompt_tokens=facts.prompt_tokens, max_tokens=facts.max_tokens, route=route, tenant=facts.tenant)
+
+    @classmethod
+    def about(cls, request: Request) -> Ask:
+        """A rough one, for a target that is asked without facts."""
+        texts = [m.get("content") for m in request.messages] or [request.prompt or request.query, *request.inputs]
+        length = sum(len(text) if isinstance(text, (str, tuple)) else len(str(text)) for text in texts)
+        return cls(
+            prompt_tokens=length // 4,
+            max_tokens=request.sampling.max_tokens or 0,
+            route=request.task,
+            tenant=request.tenant,
+        )
+
+
+class Asked:
+    """A target for one request of which the facts are known: its answer is learned from with them."""
+
+    def __init__(self, target: Target, ask: Ask) -> None:
+        self.name = target.name
+        self.target, self.ask = target, ask
+
+    def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        return self.target.answer(request, self.ask)
+
+    async def close(self) -> None:
+        """The target is its owner's to close."""
 
 
 class Target:
@@ -44,8 +91,10 @@ class Target:
     def __init__(self, name: str, spec: TargetConfig, backend: Backend, *, breaker: Breaker | None = None) -> None:
         self.name, self.spec, self.backend = name, spec, backend
         self.breaker = breaker or Breaker()
-        self.meter = Meter()
+        self.meter = Meter(forecaster=Forecaster(measured(spec)))
         self.in_flight = 0
+        self._fixed = _fixed(name, spec)
+        self._unheard, self._unheard_tokens = 0, 0.0  # requests without a first token yet, and their prompts
         self._holders = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -70,16 +119,29 @@ class Target:
         await self._idle.wait()
         await self.backend.close()
 
+    def asked(self, facts: RequestFacts, route: str = "") -> Asked:
+        """This target for the one request of which these are the facts; `route` as given to `facts_for`."""
+        return Asked(self, Ask.of(facts, route))
+
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        async with aclosing(self.answer(request, Ask.about(request))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def answer(self, request: Request, ask: Ask) -> AsyncGenerator[Chunk, None]:
+        """As `stream`, of a request that `ask` describes."""
         if not self.breaker.admit():
             wait = self.breaker.retry_after or 1.0
             raise Unavailable(f"target {self.name!r} failed lately and rests", target=self.name, retry_after=wait)
+        self.meter.forecaster.slots = _number_of(self.backend, "slots")
+        watch = _Watch(self, self.work(ask), limit=request.sampling.max_tokens)
         self.in_flight += 1
         self.hold()
         verdict = self.breaker.release
         try:
             async with aclosing(_timed(self.backend.stream(request))) as chunks:
                 async for chunk in chunks:
+                    watch.see(chunk)
                     if chunk.finish_reason is not None and chunk.timings is not None:
                         self.meter.record(chunk.timings, chunk.usage)
                         verdict = self.breaker.succeed
@@ -102,6 +164,7 @@ class Target:
             raise
         finally:
             verdict()
+            watch.heard()
             self.in_flight -= 1
             self.release()
 
@@ -117,21 +180,69 @@ class Target:
         else:
             self.breaker.release()
 
+    def work(self, ask: Ask) -> Work:
+        """What `ask` would find here now."""
+        cached = self.meter.forecaster.shares.expect(ask.route, ask.tenant)
+        return Work(
+            prompt_tokens=ask.prompt_tokens,
+            cached_tokens=int(ask.prompt_tokens * cached),
+            waiting_tokens=int(self._unheard_tokens),
+            running=self.in_flight - self._unheard,
+            waiting=self._unheard,
+            max_tokens=ask.max_tokens,
+            route=ask.route,
+            tenant=ask.tenant,
+            loaded=self.loaded,
+        )
+
+    def forecast(self, facts: RequestFacts, route: str = "") -> Forecast:
+        """Of a request that came now. Made up of guesses while `known` is false."""
+        return self.meter.forecaster.predict(self.work(Ask.of(facts, route)))
+
     def facts(self) -> TargetFacts:
-        """What rules may know of it now."""
+        """What rules may know of it now, whatever the request."""
         load: Any = self.backend.load() if hasattr(self.backend, "load") else None
-        return replace(
-            describe(self.name, self.spec),
-            healthy=self.state in ("ready", "idle"),
-            context_tokens=self.spec.context_tokens or _context_of(self.backend),
-            waiting=load.waiting if load else 0,
-            waiting_tokens=load.waiting_tokens if load else 0,
-            running=load.running if load else self.in_flight,
+        state = self.state
+        running = self.in_flight if load is None else load.running
+        waiting = 0 if load is None else max(load.waiting, self.in_flight - running)
+        return TargetFacts(
+            **self._fixed,
+            loaded=self.loaded,
+            healthy=state in ("ready", "idle"),
+            breaker=_BREAKER[self.breaker.state],
+            context_tokens=self.spec.context_tokens or _number_of(self.backend, "context_tokens"),
+            waiting=waiting,
+            waiting_tokens=0 if load is None else load.waiting_tokens,
+            running=running,
             prefill_tokens_per_s=load.prefill_tokens_per_s if load else 0.0,
             decode_tokens_per_s=self.meter.decode_tokens_per_s,
             first_token_s=self.meter.first_token_s,
             answer_tokens=self.meter.answer_tokens,
         )
+
+    def facts_for(self, facts: RequestFacts, route: str = "") -> TargetFacts:
+        """What rules may know of it now for this request: `facts` with predictions. All but cost and quality."""
+        found = self.facts()
+        forecaster = self.meter.forecaster
+        if not forecaster.known:
+            forecaster.tell(Speeds(prefill_tokens_per_s=found.prefill_tokens_per_s))
+            if not forecaster.known:
+                return found
+        made = self.forecast(facts, route)
+        return replace(
+            found,
+            ttft_s=made.ttft_s,
+            total_s=made.total_s,
+            ttft_p90_s=made.ttft_p90_s,
+            p90_s=made.p90_s,
+            on_time=made.within(facts.deadline_s) if facts.deadline_s else 1.0,
+            answer_tokens=made.answer_tokens,
+        )
+
+    @property
+    def loaded(self) -> bool:
+        """False while a model must be loaded first."""
+        return getattr(self.backend, "state", "ready") == "ready"
 
     @property
     def state(self) -> str:
@@ -141,15 +252,57 @@ class Target:
 
 def describe(name: str, spec: TargetConfig) -> TargetFacts:
     """What the config alone says of a target."""
-    return TargetFacts(
-        name=name,
-        kind=spec.kind,
-        model=spec.model,
-        local=spec.local,
-        context_tokens=spec.context_tokens or 0,
-        input_price=spec.price.input,
-        output_price=spec.price.output,
-    )
+    return TargetFacts(**_fixed(name, spec), context_tokens=spec.context_tokens or 0)
+
+
+def _fixed(name: str, spec: TargetConfig) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": spec.kind,
+        "model": spec.model,
+        "local": spec.local,
+        "tags": spec.tags,
+        "json": spec.kind != "anthropic",  # its Messages API has no response format
+        "images": not spec.local,
+        "input_price": spec.price.input,
+        "output_price": spec.price.output,
+    }
+
+
+class _Watch:
+    """One answer's clock: from asking, on time.monotonic."""
+
+    __slots__ = ("_begun", "_first", "_limit", "_target", "_tokens", "_work")
+
+    def __init__(self, target: Target, work: Work, *, limit: int | None) -> None:
+        self._target, self._work, self._limit = target, work, limit
+        self._begun, self._first = time.monotonic(), 0.0
+        self._tokens = float(max(1, work.prompt_tokens - work.cached_tokens))
+        target._unheard += 1
+        target._unheard_tokens += self._tokens
+
+    def see(self, chunk: Chunk) -> None:
+        if not self._first and has_content(chunk):
+            self._first = time.monotonic()
+            self.heard()
+        if chunk.finish_reason is not None and self._first:
+            self._end(chunk)
+
+    def heard(self) -> None:
+        """It has a first token, or will never have one. Twice is harmless."""
+        tokens, self._tokens = self._tokens, 0.0
+        if tokens:
+            self._target._unheard -= 1
+            self._target._unheard_tokens = max(0.0, self._target._unheard_tokens - tokens)
+
+    def _end(self, chunk: Chunk) -> None:
+        """A whole answer. What it took after its first token is what the backend measured: the caller's pace is not
+        the target's."""
+        now = time.monotonic()
+        decode_s = chunk.timings.decode_s if chunk.timings is not None else now - self._first
+        cut = chunk.finish_reason == "length" and self._limit is not None
+        ttft_s = self._first - self._begun
+        self._target.meter.learn(self._work, chunk.usage, ttft_s=ttft_s, total_s=ttft_s + decode_s, cut=cut)
 
 
 async def _timed(chunks: AsyncIterator[Chunk]) -> AsyncGenerator[Chunk, None]:
@@ -167,9 +320,12 @@ async def _timed(chunks: AsyncIterator[Chunk]) -> AsyncGenerator[Chunk, None]:
             yield chunk
 
 
-def _context_of(backend: Backend) -> int:
-    info = getattr(backend, "info", None)
-    return int(getattr(info, "context_tokens", 0) or 0)
+def _number_of(backend: Backend, what: str) -> int:
+    """Of a loaded model; 0 where it does not say."""
+    return int(getattr(getattr(backend, "info", None), what, 0) or 0)
+
+
+_BREAKER = {"closed": "closed", "open": "open", "half-open": "half_open"}
 
 
 def _no_more() -> None:

@@ -1,0 +1,130 @@
+"""How long answers are, and how much of a prompt was there already: learned by kind of request and by tenant."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TypeVar
+
+__all__ = ["AnswerLengths", "CachedShares", "Length"]
+
+FIRST_TOKENS, FIRST_VARIANCE = 96.0, 1.0  # of an answer and of its logarithm, until some were seen
+BORROWED = 6.0  # outcomes that the more general cell counts for
+MEMORY = 60.0  # outcomes that matter
+KINDS = 512  # cells that are kept; the one unused for longest goes
+MOST_TOKENS = 1e7
+Cell = TypeVar("Cell")
+TENTH = 1.2816  # deviations from the median of a normal distribution to its 10th and 90th percentiles
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Of an answer in tokens; `spread` is the standard deviation of its natural logarithm."""
+
+    median: float
+    spread: float
+    mean: float
+
+    def at_most(self, tokens: int) -> Length:
+        """Cut off where the caller's limit is; 0 is no limit. An answer that would be longer has just so many."""
+        if not tokens:
+            return self
+        limit, middle = math.log(tokens), math.log(self.median)
+        low, high = min(limit, middle - TENTH * self.spread), min(limit, middle + TENTH * self.spread)
+        return Length(min(self.median, tokens), (high - low) / (2 * TENTH), min(self.mean, tokens))
+
+
+@dataclass(slots=True)
+class _Cell:
+    count: float = 0.0
+    log: float = math.log(FIRST_TOKENS)
+    variance: float = FIRST_VARIANCE
+    mean: float = FIRST_TOKENS
+
+    def learn(self, log: float, tokens: float, *, whole: bool) -> None:
+        self.count = min(MEMORY, self.count + 1.0)
+        weight = 1.0 / self.count
+        error = log - self.log
+        self.log += weight * error
+        self.mean += weight * (tokens - self.mean)
+        if whole:
+            self.variance += weight * (error * error * (1.0 - weight) - self.variance) if self.count > 1 else 0.0
+
+
+class AnswerLengths:
+    """Lengths are heavy-tailed, so their logarithm is what is averaged. A cell for (route, tenant) borrows from the
+    route's, and that from the target's, the more the fewer outcomes it has seen (shrinkage)."""
+
+    def __init__(self) -> None:
+        self._all = _Cell()
+        self._cells: OrderedDict[tuple[str, str], _Cell] = OrderedDict()
+
+    @property
+    def seen(self) -> bool:
+        return self._all.count > 0
+
+    def expect(self, route: str, tenant: str) -> Length:
+        whole, kind, own = self._all, self._cells.get((route, "")), self._cells.get((route, tenant))
+        log, variance, mean = whole.log, whole.variance, whole.mean
+        for cell in (kind, own):
+            if cell is not None:
+                share = cell.count / (cell.count + BORROWED)
+                log += share * (cell.log - log)
+                variance += share * (cell.variance - variance)
+                mean += share * (cell.mean - mean)
+        return Length(math.exp(log), math.sqrt(variance), mean)
+
+    def learn(self, route: str, tenant: str, tokens: int, *, cut: bool = False) -> None:
+        """`cut`: it ended at the caller's limit, so that of its length only the least is known."""
+        if not 1 <= tokens <= MOST_TOKENS:
+            return
+        expected = self.expect(route, tenant)
+        log = math.log(tokens)
+        if cut:
+            log += expected.spread * _beyond((log - math.log(expected.median)) / max(expected.spread, 0.1))
+        for cell in (self._all, self._cell((route, "")), self._cell((route, tenant))):
+            cell.learn(log, math.exp(log), whole=not cut)
+
+    def _cell(self, key: tuple[str, str]) -> _Cell:
+        return _kept(self._cells, key, _Cell)
+
+
+class CachedShares:
+    """What share of a prompt's tokens need not be computed, as far as backends said, by route and tenant."""
+
+    def __init__(self) -> None:
+        self._shares: OrderedDict[tuple[str, str], _Share] = OrderedDict()
+
+    def expect(self, route: str, tenant: str) -> float:
+        found = self._shares.get((route, tenant))
+        return 0.0 if found is None else found.value * found.count / (found.count + 1.0)
+
+    def learn(self, route: str, tenant: str, share: float) -> None:
+        cell = _kept(self._shares, (route, tenant), _Share)
+        cell.count = min(20.0, cell.count + 1.0)
+        cell.value += (min(1.0, max(0.0, share)) - cell.value) / cell.count
+
+
+@dataclass(slots=True)
+class _Share:
+    count: float = 0.0
+    value: float = 0.0
+
+
+def _kept(cells: OrderedDict[tuple[str, str], Cell], key: tuple[str, str], make: type[Cell]) -> Cell:
+    """The cell of `key`, made if it is not there, now the last to go."""
+    found = cells.get(key)
+    if found is None:
+        found = cells[key] = make()
+        if len(cells) > KINDS:
+            cells.popitem(last=False)
+    else:
+        cells.move_to_end(key)
+    return found
+
+
+def _beyond(place: float) -> float:
+    """By how many deviations a normal variable that lies above `place` lies above it on average, roughly: its hazard
+    less `place`, by Birnbaum's bound (1942), which is exact in the tail."""
+    return (math.sqrt(place * place + 4.0) - place) / 2.0
