@@ -21,12 +21,13 @@ from foreshore.errors import (
     Truncated,
     Unavailable,
 )
-from foreshore.types import Chunk, Request
+from foreshore.types import Chunk, Request, Usage
 
 __all__ = ["Attempt", "Fallback"]
 
 FIRST_WAIT = 0.25  # seconds before a second round, doubled for each further one, times 0.5 to 1 by chance
 LONGEST_WAIT = 10.0  # a target that asks for more is not waited for
+NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,10 @@ class Attempt:
     target: str
     error: str = ""  # the error's code; "" for the attempt that answered
     seconds: float = 0.0
+    prompt_tokens: int = 0  # spent, where the target said so
+    completion_tokens: int = 0
+    confidence: float | None = None  # in the answer, where a cascade judged it
+    note: str = ""
 
 
 class Fallback:
@@ -83,10 +88,11 @@ class Fallback:
     async def _attempt(self, backend: Backend, request: Request) -> AsyncGenerator[Chunk, None]:
         """One target's answer, from its first content on, under the request's deadline."""
         check(request, backend.name)
-        begun, outcome = time.monotonic(), "cancelled"
+        begun, outcome, usage = time.monotonic(), "cancelled", NOTHING
         try:
             async with aclosing(_whole(backend, request)) as chunks:
                 async for chunk in chunks:
+                    usage = chunk.usage or usage
                     if has_content(chunk):
                         self.committed = backend.name
                         yield chunk
@@ -95,7 +101,18 @@ class Fallback:
             outcome = error.code
             raise
         finally:
-            self.attempts.append(Attempt(target=backend.name, error=outcome, seconds=time.monotonic() - begun))
+            attempt = Attempt(
+                target=backend.name,
+                error=outcome,
+                seconds=time.monotonic() - begun,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+            )
+            self.attempts.append(self._noted(backend, attempt))
+
+    def _noted(self, backend: Backend, attempt: Attempt) -> Attempt:
+        """`attempt` with what else is known of it."""
+        return attempt
 
     async def _pause(self, turn: int, error: ForeshoreError, request: Request) -> bool:
         """Wait before another round; False if that is not worth it."""
