@@ -1,0 +1,202 @@
+"""Can a formula be true? By cases: each step gives one field a cell, or one atom that cells do not settle an outcome.
+
+Sound both ways. "No" holds for every request: cells cover all values, and an unsettled atom may give anything. "Yes"
+comes with values on which the engine itself was asked. Where neither is certain, the atoms in the way are named.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+from typing import Any
+
+from foreshore.router.lint_examples import examples
+from foreshore.router.lint_terms import ANY, ERROR, FALSE, TRUE, Atom, Slot, Term, atoms_of
+from foreshore.router.lint_values import Cell, Domain, outcome
+
+__all__ = ["Found", "Nothing", "Open", "solve"]
+
+MAX_STEPS = 20_000
+MAX_CASES = 64  # abstract solutions for which values are looked for
+MAX_TRIES = 400  # values tried for one of them
+TOO_MANY = f"more than {MAX_STEPS} cases"
+Values = Mapping[Slot, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """No values make the formula true."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    values: Values
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Not known. `because`: the expressions that could not be settled, as written."""
+
+    because: tuple[str, ...]
+
+
+def solve(term: Term, domain: Domain, verify: Callable[[Values], bool] = lambda values: True) -> Nothing | Found | Open:
+    """`verify` has the last word on values: it asks the whole policy."""
+    search = _Search(term, domain)
+    because: dict[str, None] = {}
+    try:
+        for case in islice(search.cases(), MAX_CASES):
+            for values in search.concrete(case):
+                if verify(values):
+                    return Found(values)
+            because.update(dict.fromkeys(atom.text for atom in case.guessed))
+            if not case.guessed:
+                because.setdefault("(the decision itself)")
+    except _TooMany:
+        return Open((*because, TOO_MANY))
+    return Open(tuple(because)) if because else Nothing()
+
+
+class _TooMany(Exception):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """Cells and guessed outcomes under which the formula is true."""
+
+    cells: Mapping[Slot, Cell]
+    guessed: Mapping[Atom, int]
+
+
+class _Search:
+    def __init__(self, term: Term, domain: Domain) -> None:
+        self._term, self._domain = term, domain
+        self._atoms = tuple(dict.fromkeys(atoms_of(term)))
+        looking: dict[Slot, list[Atom]] = {}
+        for atom in self._atoms:
+            for slot in atom.slots:
+                looking.setdefault(slot, []).append(atom)
+        self._settled = {a for a in self._atoms if len(a.slots) == 1 and domain.settles(next(iter(a.slots)), a)}
+        self._cells = {slot: self._distinct(slot, atoms) for slot, atoms in looking.items()}
+        self._known: dict[tuple[Atom, tuple[Any, ...]], int] = {}
+        self._hopes = {atom: self._hope(atom) for atom in self._atoms}
+        self._now: dict[Slot, Cell] = {}
+        self._guessed: dict[Atom, int] = {}
+        self._steps = 0
+
+    def cases(self) -> Iterator[_Case]:
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            raise _TooMany
+        found = self._term.outcome(self._can)
+        if not found & TRUE:
+            return
+        if found == TRUE:
+            yield _Case(dict(self._now), dict(self._guessed))
+            return
+        atom = next(self._undecided(self._term))
+        slots = sorted(
+            (s for s in atom.slots if s not in self._now), key=lambda s: (len(self._cells[s]), s.path, s.target)
+        )
+        if slots:
+            for cell in self._cells[slots[0]]:
+                self._now[slots[0]] = cell
+                yield from self.cases()
+            del self._now[slots[0]]
+            return
+        can = self._can(atom)
+        for one in (TRUE, FALSE, ERROR):
+            if can & one:
+                self._guessed[atom] = one
+                yield from self.cases()
+        del self._guessed[atom]
+
+    def concrete(self, case: _Case) -> Iterator[Values]:
+        """Values of every slot on which the engine finds the formula true, a few where there are many."""
+        values = {
+            slot: case.cells[slot].value if slot in case.cells else self._domain.default(slot) for slot in self._cells
+        }
+        if self._true(values):
+            yield values
+        if not case.guessed:
+            return
+        offers = {slot: self._offers(slot, case) for slot in {s for a in case.guessed for s in a.slots}}
+        for chosen in _mixed(list(offers.values())):
+            tried = {**values, **dict(zip(offers, chosen, strict=True))}
+            if self._true(tried):
+                yield tried
+                return
+
+    def _offers(self, slot: Slot, case: _Case) -> list[Any]:
+        cell = case.cells[slot]
+        if cell.point:
+            return [cell.value]
+        asked = [(atom, case.guessed[atom]) for atom in case.guessed if slot in atom.slots]
+        return [cell.value, *examples(slot, cell.value, asked)]
+
+    def _true(self, values: Values) -> bool:
+        return self._term.outcome(lambda atom: outcome(atom, values) if atom.node is not None else ANY) == TRUE
+
+    def _can(self, atom: Atom) -> int:
+        """What `atom` can give in the cells chosen so far."""
+        if atom in self._guessed:
+            return self._guessed[atom]
+        if not atom.slots or atom.node is None:
+            return atom.can if atom.node is None else self._ask(atom, ())
+        cells = [self._now.get(slot) for slot in atom.slots]
+        if any(cell is None for cell in cells):
+            return self._hopes[atom]
+        if atom in self._settled or all(cell is not None and cell.point for cell in cells):
+            return self._ask(atom, tuple(cell.value for cell in cells if cell is not None))
+        return atom.can
+
+    def _ask(self, atom: Atom, given: tuple[Any, ...]) -> int:
+        key = (atom, tuple(map(repr, given)))
+        if key not in self._known:
+            self._known[key] = outcome(atom, dict(zip(atom.slots, given, strict=True)))
+        return self._known[key]
+
+    def _hope(self, atom: Atom) -> int:
+        """What a settled atom gives over all cells; what any other may give."""
+        if atom not in self._settled:
+            return atom.can
+        found = 0
+        for cell in self._cells[next(iter(atom.slots))]:
+            found |= self._ask(atom, (cell.value,))
+        return found
+
+    def _distinct(self, slot: Slot, atoms: Sequence[Atom]) -> tuple[Cell, ...]:
+        """The cells, those that all atoms take for the same put together where only settled atoms look."""
+        cells = self._domain.cells(slot, atoms)
+        if any(atom not in self._settled for atom in atoms):
+            return cells
+        kinds: dict[tuple[int, ...], Cell] = {}
+        for cell in cells:
+            kinds.setdefault(tuple(outcome(atom, {slot: cell.value}) for atom in atoms), cell)
+        return tuple(kinds.values())
+
+    def _undecided(self, term: Term) -> Iterator[Atom]:
+        """The atoms that keep `term` from having one outcome."""
+        found = term.outcome(self._can)
+        if found & (found - 1) == 0:
+            return
+        if term.atom is not None:
+            yield term.atom
+        for part in term.parts:
+            yield from self._undecided(part)
+
+
+def _mixed(offers: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+    """Combinations of what each slot is offered: all where they are few, else a fixed sample."""
+    count = 1
+    for values in offers:
+        count *= len(values)
+    if count <= MAX_TRIES:
+        yield from product(*offers)
+        return
+    dice = random.Random(0)
+    for _ in range(MAX_TRIES):
+        yield tuple(dice.choice(values) for values in offers)
