@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import asdict
 
 from foreshore.config import Price
 from foreshore.errors import DeadlineExceeded, ForeshoreError, RoutingError, Truncated, UsageError
@@ -12,7 +13,7 @@ from foreshore.reliability.event import Event
 from foreshore.router.decide import Decision
 from foreshore.router.disconnect import ClientGone
 from foreshore.router.facts import RequestFacts
-from foreshore.router.fallback import Fallback
+from foreshore.router.fallback import Attempt, Fallback
 from foreshore.types import Chunk, Request, TerminalState, Timings, Usage
 
 __all__ = ["Exchange", "terminal_state"]
@@ -86,8 +87,6 @@ class Exchange:
 
     def _event(self, state: TerminalState, code: str) -> Event:
         now = time.monotonic()
-        price = self._prices.get(self.target, Price())
-        usage = self._usage or Usage(prompt_tokens=0, completion_tokens=0)
         return Event(
             decision_id=self.id,
             terminal_state=state,
@@ -102,14 +101,19 @@ class Exchange:
             facts=self.facts.logged(),
             targets=self.decision.targets,
             estimates={n: {"ttft_s": t.ttft_s, "total_s": t.total_s} for n, t in self.decision.estimates.items()},
-            attempts=[{"target": a.target, "error": a.error, "seconds": a.seconds} for a in self._strategy.attempts],
+            attempts=[asdict(attempt) for attempt in self._strategy.attempts],
             usage=self._usage,
             timings=self._timings,
-            cost=(usage.prompt_tokens * price.input + usage.completion_tokens * price.output) / 1e6,
+            cost=sum(map(self._cost, self._strategy.attempts)),
             decision_s=self._decision_s,
             ttft_s=self._first - self._arrived if self._first else 0.0,
             total_s=now - self._arrived,
         )
+
+    def _cost(self, attempt: Attempt) -> float:
+        """US dollars, also of an answer that was thrown away."""
+        price = self._prices.get(attempt.target, Price())
+        return (attempt.prompt_tokens * price.input + attempt.completion_tokens * price.output) / 1e6
 
 
 def terminal_state(error: BaseException) -> TerminalState:
