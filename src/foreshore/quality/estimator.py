@@ -1,0 +1,130 @@
+"""How probable it is, of each target, that its answer will be acceptable: from content alone, before any model runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshore.disk import disk_errors
+from foreshore.errors import ModelError, NotFound, UsageError
+from foreshore.quality.features import VERSION, after_answer, features, width
+
+__all__ = ["Estimator"]
+
+FORMAT = "foreshore.estimator"
+LARGEST = 64 << 20  # bytes of a file, and of what is packed in it
+RETRAIN = "train it again with `foreshore route train`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimator:
+    """`predict` is a pure function: one vector of features, one product, a sigmoid. `weights` (features, targets) and
+    `bias` (targets,) give log-odds. `report` is what held-out prompts said when it was trained."""
+
+    targets: tuple[str, ...]
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float64]
+    answers: bool = False  # whether it judges after the first target's answer
+    labels: Mapping[str, int] = field(default_factory=dict)  # prompts that each target was learnt from
+    scales: Mapping[str, float] = field(default_factory=dict)  # of each block of features
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    def predict(self, text: str, answer: str | None = None) -> Mapping[str, float]:
+        """The calibrated probability, by target or variant. `answer` is what the first target said; an estimator that
+        reads answers needs it, and another takes none: `UsageError`."""
+        if (answer is not None) != self.answers:
+            reads = "reads the first target's answer" if self.answers else "judges before any answer is there"
+            raise UsageError(f"this estimator {reads}", hint=RETRAIN)
+        vector = features(text) if answer is None else after_answer(text, answer)
+        odds = np.exp(-np.clip(vector @ self.weights + self.bias, -30.0, 30.0))
+        return dict(zip(self.targets, (1.0 / (1.0 + odds)).tolist(), strict=True))
+
+    def with_report(self, report: Mapping[str, Any]) -> Estimator:
+        return replace(self, report=report)
+
+    def save(self, path: Path) -> None:
+        """Whole or not at all: a file that is there stays until the new one is. Raises `SetupError` for the disk."""
+        data = self._packed()
+        with disk_errors(path.parent, len(data)):
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(name, 0o644)
+                os.replace(name, path)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(name)
+                raise
+
+    @classmethod
+    def load(cls, path: Path) -> Estimator:
+        """Raises `NotFound`, or `ModelError` for a file that is damaged or no estimator. Runs nothing that is in it."""
+        try:
+            if path.stat().st_size > LARGEST:
+                raise ModelError(f"{str(path)!r} is too large for an estimator", hint=RETRAIN)
+            return cls._unpacked(path.read_bytes())
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"there is no estimator {str(path)!r}", hint="make one with `foreshore route train`"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise ModelError(f"{str(path)!r} is no estimator, or a damaged one: {error}", hint=RETRAIN) from error
+
+    def _packed(self) -> bytes:
+        header = {
+            "format": FORMAT,
+            "features": VERSION,
+            "targets": self.targets,
+            "answers": self.answers,
+            "labels": dict(self.labels),
+            "scales": dict(self.scales),
+            "report": dict(self.report),
+        }
+        text = np.frombuffer(json.dumps(header, allow_nan=False).encode(), np.uint8)
+        packed = io.BytesIO()
+        np.savez_compressed(packed, header=text, weights=self.weights, bias=self.bias)
+        return packed.getvalue()
+
+    @classmethod
+    def _unpacked(cls, data: bytes) -> Estimator:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            if sum(member.file_size for member in packed.infolist()) > LARGEST:
+                raise ValueError("what is packed in it is too large")
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            header, weights, bias = json.loads(file["header"].tobytes()), file["weights"], file["bias"]
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is {header['format']!r}")
+        if header["features"] != VERSION:
+            raise ValueError(f"it knows features of version {header['features']!r}, not {VERSION}")
+        names = tuple(header["targets"])
+        if not names or len(set(names)) != len(names) or not all(isinstance(n, str) for n in names):
+            raise ValueError("its targets are not different names")
+        if weights.dtype != np.float32 or weights.shape != (width(bool(header["answers"])), len(names)):
+            raise ValueError(f"its weights have the shape {weights.shape}")
+        if bias.dtype != np.float64 or bias.shape != (len(names),):
+            raise ValueError(f"its biases have the shape {bias.shape}")
+        if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+            raise ValueError("it has weights that are not finite")
+        return cls(
+            targets=names,
+            weights=weights,
+            bias=bias,
+            answers=bool(header["answers"]),
+            labels=dict(header["labels"]),
+            scales=dict(header["scales"]),
+            report=dict(header["report"]),
+        )

@@ -1,0 +1,143 @@
+"""Learning an estimator: for each target a ridge regression, whose scores are calibrated on rows it did not see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshore.errors import UsageError
+from foreshore.quality import ridge
+from foreshore.quality.calibration import platt
+from foreshore.quality.design import Design
+from foreshore.quality.estimator import Estimator
+from foreshore.quality.features import ANSWER_BLOCKS, BLOCKS, after_answer, features
+from foreshore.quality.labels import Label, fraction, targets
+
+__all__ = ["FEWEST", "FOLDS", "MOST", "train"]
+
+FOLDS = 5
+FEWEST = 20  # right answers of a target, and wrong ones
+MOST = 50_000  # prompts that are learnt from: about 250 MB
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """`right` and `weight` (prompts, targets); a weight of 0 is no label."""
+
+    texts: Sequence[tuple[str, str | None]]  # prompt and answer
+    targets: tuple[str, ...]
+    right: Numbers
+    weight: Numbers
+
+
+def train(
+    labels: Iterable[Label], *, answers: bool = False, progress: Callable[[str], None] = lambda step: None
+) -> Estimator:
+    """Learns from all of `labels`: split those off first that are to judge it (`held_out`).
+
+    With `answers` it learns to judge after the first target's answer, which every label must have. What is learnt
+    does not depend on the order of the labels. Of a prompt labelled more than once for a target, the weighted mean
+    counts. Raises `UsageError` where a target has fewer than 20 right or 20 wrong labels.
+    """
+    table = _table(list(labels), answers)
+    _check(table)
+    progress("reading")
+    design = _design(table, answers)
+    folds = np.array([int(fraction(prompt) * 2**32) % FOLDS for prompt, _ in table.texts])
+    progress("choosing penalties")
+    at, shared = _most_shared(table)
+    design.scales = ridge.choose_scales(design, at, table.right[np.ix_(at, shared)], table.weight[at, shared[0]])
+    weights = np.zeros((design.columns, len(table.targets)))
+    bias = np.zeros(len(table.targets))
+    for group in _groups(table):
+        progress(f"learning {', '.join(table.targets[t] for t in group)}")
+        at = np.flatnonzero(table.weight[:, group[0]])
+        right, weight = table.right[np.ix_(at, group)], table.weight[at, group[0]]
+        found = ridge.fit(design, at, right, weight, folds[at])
+        for column, target in enumerate(group):
+            slope, offset = platt(found.held[:, column], right[:, column], weight)
+            weights[:, target] = slope * found.weights[:, column]
+            bias[target] = slope * found.bias[column] + offset
+    return _estimator(table, design, weights, bias, answers)
+
+
+def _table(labels: Sequence[Label], answers: bool) -> _Table:
+    if not labels:
+        raise UsageError("there are no labels to learn from")
+    if answers and (without := sum(label.answer is None for label in labels)):
+        raise UsageError(f"{without} of {len(labels)} labels have no answer", hint="leave out `answers`, or give them")
+    names = {name: column for column, name in enumerate(sorted(targets(labels)))}
+    rows: dict[tuple[str, str | None], int] = {}
+    for label in labels:
+        rows.setdefault((label.prompt, label.answer if answers else None), len(rows))
+    right, weight = np.zeros((len(rows), len(names))), np.zeros((len(rows), len(names)))
+    for label in labels:
+        place = rows[label.prompt, label.answer if answers else None], names[label.target]
+        right[place] += label.weight * label.correct
+        weight[place] += label.weight
+    right /= np.where(weight > 0, weight, 1)
+    texts = list(rows)
+    order = sorted(range(len(texts)), key=lambda i: (fraction(texts[i][0]), texts[i][1] or ""))[:MOST]
+    return _Table(
+        texts=[texts[i] for i in order], targets=tuple(names), right=right[order], weight=_moderate(weight[order])
+    )
+
+
+def _moderate(weight: Numbers) -> Numbers:
+    """Weights of mean 1 for each target: only how they differ is learnt from, and penalties mean the same."""
+    counts = np.maximum((weight > 0).sum(axis=0), 1)
+    means = weight.sum(axis=0) / counts
+    return weight / np.where(means > 0, means, 1)
+
+
+def _check(table: _Table) -> None:
+    known = table.weight > 0
+    good, bad = (known & (table.right >= 0.5)).sum(axis=0), (known & (table.right < 0.5)).sum(axis=0)
+    few = [
+        f"{name!r} has {g} right and {b} wrong"
+        for name, g, b in zip(table.targets, good, bad, strict=True)
+        if min(g, b) < FEWEST
+    ]
+    if few:
+        hint = f"each target needs at least {FEWEST} prompts that it answers rightly and {FEWEST} wrongly"
+        raise UsageError(f"too few labels to learn from: {'; '.join(few)}", hint=hint)
+
+
+def _design(table: _Table, answers: bool) -> Design:
+    if answers:
+        return Design((after_answer(prompt, answer or "") for prompt, answer in table.texts), ANSWER_BLOCKS)
+    return Design((features(prompt) for prompt, _ in table.texts), BLOCKS)
+
+
+def _groups(table: _Table) -> list[list[int]]:
+    """Targets labelled on the same prompts with the same weights: they share their equations."""
+    found: dict[bytes, list[int]] = {}
+    for target in range(len(table.targets)):
+        found.setdefault(table.weight[:, target].tobytes(), []).append(target)
+    return list(found.values())
+
+
+def _most_shared(table: _Table) -> tuple[NDArray[np.intp], list[int]]:
+    """The rows and targets with the most labels: penalties are chosen on these, and hold for all targets, so that what
+    two targets have in common cancels in their difference."""
+    group = max(_groups(table), key=lambda g: len(g) * np.count_nonzero(table.weight[:, g[0]]))
+    return np.flatnonzero(table.weight[:, group[0]]), group
+
+
+def _estimator(table: _Table, design: Design, weights: Numbers, bias: Numbers, answers: bool) -> Estimator:
+    """Centring and sizes go into the weights, so that a prediction is one product."""
+    sized = weights * design.size[:, None]
+    labels = dict(zip(table.targets, (table.weight > 0).sum(axis=0).tolist(), strict=True))
+    return Estimator(
+        targets=table.targets,
+        weights=sized.astype(np.float32),
+        bias=bias - design.centre @ sized,
+        answers=answers,
+        labels=labels,
+        scales=dict(design.scales),
+    )
