@@ -10,9 +10,10 @@ from typing import Any
 
 from foreshore.types import Request
 
-__all__ = ["last_user_text", "readable", "text_of", "unscannable"]
+__all__ = ["has_images", "last_user_text", "readable", "text_of", "unscannable"]
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "tool_result"})
+_IMAGES = frozenset({"image_url", "input_image", "image"})
 _DASHES = re.compile("[\u2010-\u2015\u2212\u00ad]")
 _MAX_JSON_DEPTH = 4  # JSON text inside JSON text; deeper is read as plain text only
 _LONG_NUMBER = 10**9
@@ -74,6 +75,12 @@ def unscannable(request: Request) -> bool:
         if isinstance(parts, (list, tuple)) and any(_kind(part) not in _TEXT_PARTS for part in parts):
             return True
     return False
+
+
+def has_images(request: Request) -> bool:
+    """Whether any message shows one, in OpenAI's words or Anthropic's."""
+    contents = (message.get("content") for message in request.messages)
+    return any(_kind(part) in _IMAGES for parts in contents if isinstance(parts, (list, tuple)) for part in parts)
 
 
 def last_user_text(request: Request) -> str:

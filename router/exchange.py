@@ -12,7 +12,7 @@ from foreshore.errors import DeadlineExceeded, ForeshoreError, RoutingError, Tru
 from foreshore.reliability.event import Event
 from foreshore.router.decide import Decision
 from foreshore.router.disconnect import ClientGone
-from foreshore.router.facts import RequestFacts
+from foreshore.router.facts import RequestFacts, TargetFacts
 from foreshore.router.fallback import Attempt, Fallback
 from foreshore.types import Chunk, Request, TerminalState, Timings, Usage
 
@@ -38,11 +38,15 @@ class Exchange:
         prices: dict[str, Price],
         record: Record,
         choices: int = 1,
+        influenced: bool = False,
+        holdout: bool = False,
     ) -> None:
-        self.id = decision_id
+        """`policy` is the version that decided. `influenced` and `holdout` as in `Event`."""
+        self.id, self.policy = decision_id, policy
+        self._influenced, self._holdout = influenced, holdout
         self._choices = choices  # that have not ended
         self.request, self.facts, self.decision = request, facts, decision
-        self._strategy, self._arrived, self._policy, self._prices = strategy, arrived, policy, prices
+        self._strategy, self._arrived, self._prices = strategy, arrived, prices
         self._record: Record | None = record  # None once the event is recorded
         self._decision_s = time.monotonic() - arrived
         self._first = 0.0
@@ -95,12 +99,16 @@ class Exchange:
             tenant=self.facts.tenant,
             rule=self.decision.rule,
             target=self.target,
-            policy=self._policy,
+            policy=self.policy,
             propensity=self.decision.propensity,
+            strategy=self.decision.strategy,
+            explored=self.decision.explored,
+            influenced=self._influenced,
+            holdout=self._holdout,
             stream=self.facts.stream,
             facts=self.facts.logged(),
             targets=self.decision.targets,
-            estimates={n: {"ttft_s": t.ttft_s, "total_s": t.total_s} for n, t in self.decision.estimates.items()},
+            estimates={name: _logged(target) for name, target in self.decision.estimates.items()},
             attempts=[asdict(attempt) for attempt in self._strategy.attempts],
             usage=self._usage,
             timings=self._timings,
@@ -114,6 +122,13 @@ class Exchange:
         """US dollars, also of an answer that was thrown away."""
         price = self._prices.get(attempt.target, Price())
         return (attempt.prompt_tokens * price.input + attempt.completion_tokens * price.output) / 1e6
+
+
+ESTIMATES = ("ttft_s", "ttft_p90_s", "total_s", "p90_s", "cost", "quality")
+
+
+def _logged(target: TargetFacts) -> dict[str, float]:
+    return {name: getattr(target, name) for name in ESTIMATES}
 
 
 def terminal_state(error: BaseException) -> TerminalState:

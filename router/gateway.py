@@ -238,6 +238,7 @@ def _headers(exchange: Exchange) -> dict[str, str]:
         "x-foreshore-target": exchange.target,
         "x-foreshore-rule": exchange.decision.rule,
         "x-foreshore-decision": exchange.id,
+        "x-foreshore-policy": exchange.policy,
         **fixed,
     }
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
 from foreshore.config import Config, Tenant
 from foreshore.errors import BadRequest
-from foreshore.router.content import last_user_text, text_of, unscannable
+from foreshore.router.content import has_images, last_user_text, text_of, unscannable
 from foreshore.router.facts import RequestFacts
+from foreshore.router.language import identify
 from foreshore.router.privacy import detect
 from foreshore.types import Request, ServiceTier
 
 __all__ = ["Caller", "as_tenant", "estimate_tokens", "label"]
 
 PRIVATE_WORDS = {"private": True, "1": True, "true": True, "public": False, "0": False, "false": False}
+SESSION = "x-foreshore-session"
 _TIERS = get_args(ServiceTier)  # the highest first
 _SECRET_HEADERS = frozenset({"x-api-key", "x-auth-token", "x-access-token"})
 _PER_MESSAGE = 4  # tokens a chat template adds to each message, roughly
@@ -34,19 +36,24 @@ class Caller:
     body_bytes: int = 0  # of the HTTP body; 0: there was none
 
 
-def label(request: Request, caller: Caller, config: Config) -> RequestFacts:
-    """Facts for rules. A detector can only make a request private, never public again."""
+def label(request: Request, caller: Caller, config: Config, reads: Collection[str] = ()) -> RequestFacts:
+    """Facts for rules. A detector can only make a request private, never public again. The language is looked for only
+    if it is among what the rules read."""
     text = text_of(request)
+    said = last_user_text(request)
     labels = _labels(request, caller, config, text)
     return RequestFacts(
         task=request.task,
         model=request.model,
         tenant=caller.tenant,
-        text=last_user_text(request),
+        session=caller.headers.get(SESSION, ""),
+        text=said,
+        language=identify(said) if "request.language" in reads else "",
         prompt_tokens=_prompt_tokens(request, text),
         max_tokens=request.sampling.max_tokens or 0,
         messages=len(request.messages),
         has_tools=bool(request.tools),
+        has_images=has_images(request),
         wants_json=(request.response_format or {}).get("type") in ("json_object", "json_schema"),
         stream=caller.stream,
         private=bool(labels),

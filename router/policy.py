@@ -10,6 +10,7 @@ from foreshore.config import Config
 from foreshore.errors import ConfigError
 from foreshore.policy_config import Objective
 from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts, TargetFacts
+from foreshore.router.language import require_identifier
 from foreshore.router.library import shipped
 from foreshore.router.rules import OF_TARGETS, SCENE, Evaluator, Expression
 
@@ -72,6 +73,9 @@ class Policy:
         expressions = [*self._expressions()]
         self.evaluator = Evaluator(expressions)
         self.reads = frozenset[str]().union(*(e.reads for e in expressions), *(_weighed(r) for r in self.rules))
+        self.parts = frozenset(field.partition(".")[0] for field in self.reads)
+        if "request.language" in self.reads:
+            require_identifier()
 
     def _expressions(self) -> Iterator[Expression]:
         for constraint in self.constraints:

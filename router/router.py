@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,16 +15,14 @@ from foreshore.config import Config
 from foreshore.errors import DeadlineExceeded, ForeshoreError
 from foreshore.reliability.event import Event
 from foreshore.reliability.ledger import Ledger
-from foreshore.router.choices import Choices
-from foreshore.router.constrain import constrain
-from foreshore.router.decide import Decision, State, decide
+from foreshore.router.decide import chance
 from foreshore.router.exchange import Exchange, code_of, terminal_state
 from foreshore.router.factory import Factory
 from foreshore.router.facts import RequestFacts
-from foreshore.router.fallback import Fallback
-from foreshore.router.label import Caller, as_tenant, label
+from foreshore.router.label import Caller, as_tenant
+from foreshore.router.loaded import Compiled, Loaded
 from foreshore.router.observe import observe
-from foreshore.router.policy import Policy
+from foreshore.router.surroundings import Surroundings
 from foreshore.router.target import Target
 from foreshore.router.tenants import Tenants
 from foreshore.router.workers import Workers
@@ -37,33 +34,6 @@ __all__ = ["LARGE", "Router"]
 Made = TypeVar("Made")
 
 LARGE = 20_000  # bytes or characters of content: a few milliseconds of reading
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """A config with everything made from it. A reload replaces it whole; running requests keep theirs."""
-
-    config: Config
-    policy: Policy
-    tenants: Tenants
-    targets: Mapping[str, Target]
-    digest: str
-
-    def hold(self) -> None:
-        """Keep all targets open for one request, until `release`."""
-        for target in self.targets.values():
-            target.hold()
-
-    def release(self) -> None:
-        for target in self.targets.values():
-            target.release()
-
-    def strategy(self, decision: Decision, choices: int) -> Fallback:
-        """How the decided targets are asked: for now always one after the other, each for all choices."""
-        targets: list[Backend] = [self.targets[name] for name in decision.targets]
-        if choices > 1:
-            targets = [Choices(target, choices) for target in targets]
-        return Fallback(targets, attempts=self.config.limits.attempts)
 
 
 class Router:
@@ -83,20 +53,23 @@ class Router:
         self._retired: set[asyncio.Task[None]] = set()
         self._factory = Factory()
         self._factory.apply(config.runtime)
-        self.loaded = self._load(config, {})
+        self.loaded = self._load(config, Compiled.of(config), {})
         self.metrics.registry.register(Workers(lambda: self.loaded.targets.values()))
         self.ledger = ledger or Ledger(
             config.ledger.file, queue_size=config.ledger.queue, keep_days=config.ledger.keep_days
         )
+        self._surroundings = Surroundings(config, self.ledger.file)
 
     async def start(self) -> None:
         """Load the local targets. Raises the first failure."""
+        await asyncio.to_thread(self._surroundings.follow, self.loaded.config, self.loaded.policy)
         await _start(self.loaded.targets.values())
 
     async def close(self) -> None:
         """Waits for running streams, then frees every target and writes the ledger out."""
         await asyncio.gather(*(t.close() for t in self.loaded.targets.values()), *self._retired)
         self._factory.close()
+        await asyncio.to_thread(self._surroundings.stop)
         await asyncio.to_thread(self.ledger.close)
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
@@ -123,12 +96,13 @@ class Router:
         try:
             request = _with_deadline(request, arrived + loaded.config.limits.timeout)
             request = as_tenant(request, caller, loaded.config.tenants)
-            facts = await _aside(request, caller, label, request, caller, loaded.config)
-            targets = [target.facts().predicted(facts) for target in loaded.targets.values()]
-            specs = loaded.config.targets
-            clearing = await _aside(request, caller, constrain, request, facts, targets, specs, loaded.policy)
-            decision = decide(facts, State(policy=loaded.policy, targets=targets, clearing=clearing))
-            strategy = loaded.strategy(decision, choices)
+            reading = await _aside(request, caller, loaded.read, request, caller)
+            facts = reading.facts
+            scene, targets = self._surroundings.scene(facts.tenant, loaded.policy), loaded.estimate(reading)
+            clearing = await _aside(request, caller, loaded.clear, request, facts, targets, scene)
+            decision = loaded.decide(facts, targets, clearing, scene, decision_id)
+            request = _sooner(clearing.request, arrived, decision.deadline_s)
+            strategy = loaded.strategy(decision, facts, choices)
         except BaseException as error:
             loaded.release()
             self.refuse(error, facts, arrived=arrived, decision_id=decision_id)
@@ -136,7 +110,7 @@ class Router:
         self.metrics.decision.observe(time.monotonic() - arrived)
         self.metrics.running.inc()
         return Exchange(
-            clearing.request,
+            request,
             facts,
             decision,
             strategy,
@@ -146,6 +120,8 @@ class Router:
             prices={name: target.spec.price for name, target in loaded.targets.items()},
             record=partial(self._end, loaded),
             choices=choices,
+            influenced=loaded.compiled.estimator is not None,
+            holdout=chance(decision_id, "holdout") < loaded.config.learning.holdout,
         )
 
     def refuse(self, error: BaseException, facts: RequestFacts, *, arrived: float, decision_id: str) -> None:
@@ -167,8 +143,9 @@ class Router:
 
     async def reload(self, config: Config) -> None:
         """Swap to `config`, or raise and keep the old. Unchanged targets stay; replaced ones end their streams."""
+        compiled = await asyncio.to_thread(Compiled.of, config)
         old = self.loaded
-        new = self._load(config, old.targets)
+        new = self._load(config, compiled, old.targets)
         fresh = [t for name, t in new.targets.items() if old.targets.get(name) is not t]
         self._factory.apply(config.runtime)
         try:
@@ -184,13 +161,14 @@ class Router:
                 task = asyncio.create_task(target.close())
                 self._retired.add(task)
                 task.add_done_callback(self._retired.discard)
+        await asyncio.to_thread(self._surroundings.follow, config, new.policy)
 
     def refuse_config(self, error: ForeshoreError) -> None:
         """Remember, for /readyz and the metrics, that the newest config could not be taken up."""
         self.config_error = error.message
         self.metrics.config_errors.inc()
 
-    def _load(self, config: Config, running: Mapping[str, Target]) -> Loaded:
+    def _load(self, config: Config, compiled: Compiled, running: Mapping[str, Target]) -> Loaded:
         def target(name: str) -> Target:
             old, spec = running.get(name), config.targets[name]
             if old is not None and old.spec == spec:
@@ -199,10 +177,9 @@ class Router:
 
         return Loaded(
             config=config,
-            policy=Policy(config),
+            compiled=compiled,
             tenants=Tenants(config),
             targets={name: target(name) for name in config.targets},
-            digest=hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16],
         )
 
     def _end(self, loaded: Loaded, event: Event) -> None:
@@ -213,6 +190,7 @@ class Router:
     def _record(self, loaded: Loaded, event: Event) -> None:
         """The end of every request: ledger, metrics, one log line."""
         self.ledger.append(event)
+        self._surroundings.spend(event.tenant, event.cost)
         self.metrics.ledger_dropped.set(self.ledger.dropped)
         observe(self.metrics, loaded.config, event)
         logger.info(
@@ -230,6 +208,13 @@ async def _aside(request: Request, caller: Caller, work: Callable[..., Made], *a
     size = caller.body_bytes or sum(len(str(m.get("content") or "")) for m in request.messages)
     size += sum(map(len, request.inputs)) + len(request.prompt) + len(request.query)
     return work(*arguments) if size < LARGE else await asyncio.to_thread(work, *arguments)
+
+
+def _sooner(request: Request, arrived: float, seconds: float | None) -> Request:
+    """With the deadline that a rule sets, where that is sooner."""
+    if seconds is None or request.deadline is None or request.deadline <= arrived + seconds:
+        return request
+    return replace(request, deadline=arrived + seconds)
 
 
 def _with_deadline(request: Request, latest: float) -> Request:

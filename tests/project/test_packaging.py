@@ -81,7 +81,7 @@ def test_the_base_install_needs_no_torch() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     heavy = ("torch", "transformers", "onnx", "ray")
     assert not [d for d in project["dependencies"] if d.startswith(heavy)]
-    extras = {"onnx", "onnx-export", "convert", "privacy", "signing", "redis", "ray", "otel", "dev"}
+    extras = {"onnx", "onnx-export", "convert", "language", "privacy", "signing", "redis", "ray", "otel", "dev"}
     assert set(project["optional-dependencies"]) == extras
 
 

@@ -6,7 +6,7 @@ import ast
 import asyncio
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +16,7 @@ import foreshore
 from foreshore.backend import collect
 from foreshore.config import Config
 from foreshore.errors import ForeshoreError, Overloaded, RoutingError, Unavailable, UpstreamError, WorkerDied
+from foreshore.policy_config import PolicyName
 from foreshore.router.label import Caller
 from foreshore.router.router import Router
 from foreshore.testing import FakeBackend
@@ -32,6 +33,18 @@ SPECS = {
 }
 
 
+ACTIONS = st.sampled_from([
+    {}, {"where": "!target.local"}, {"objective": {"seconds": 1}, "where": "target.loaded"},
+    {"strategy": "cascade", "confidence": 0.9}, {"deadline": 5},
+])  # fmt: skip
+
+
+def limits_for(order: st.SearchStrategy[list[str]]) -> st.SearchStrategy[dict[str, Any]]:
+    """What a constraint does."""
+    require = st.sampled_from(REQUIREMENTS).map(lambda source: {"require": source})
+    return require | order.map(lambda names: {"allow": names}) | order.map(lambda names: {"forbid": names})
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, Any]:
     when = st.sampled_from(EXPRESSIONS)
@@ -41,16 +54,15 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "targets": {name: SPECS[name] for name in names},
         "rules": [
-            {"name": f"r{i}", "when": draw(when), "targets": draw(order)} for i in range(draw(st.integers(0, 3)))
+            {"name": f"r{i}", "when": draw(when), "prefer": draw(order), **draw(ACTIONS)}
+            for i in range(draw(st.integers(0, 3)))
         ],
         "constraints": [
-            {
-                "name": f"c{i}",
-                "when": draw(st.sampled_from(EXPRESSIONS)),
-                "require": draw(st.sampled_from(REQUIREMENTS)),
-            }
-            for i in range(draw(st.integers(0, 2)))
+            {"name": f"c{i}", "when": draw(when), **draw(limits_for(order))} for i in range(draw(st.integers(0, 2)))
         ],
+        "policy": draw(st.lists(st.sampled_from(get_args(PolicyName)), max_size=2, unique=True)),
+        "learning": {"explore": draw(st.sampled_from([0.0, 0.2]))},
+        "device": {"probe": False},
         "default": draw(order),
         "privacy": {"detectors": draw(st.sampled_from([[], ["email"], ["email", "card"]]))},
         "limits": {"attempts": draw(st.integers(1, 4))},

@@ -1,0 +1,151 @@
+"""A config with everything made from it, and the stages that a request goes through under it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from foreshore.backend import Backend
+from foreshore.config import Config
+from foreshore.errors import ConfigError
+from foreshore.quality.confidence import Confidence
+from foreshore.router.cascade import Cascade
+from foreshore.router.choices import Choices
+from foreshore.router.constrain import Clearing, constrain
+from foreshore.router.decide import Decision, State, chance, decide
+from foreshore.router.estimates import LEARNT, estimated
+from foreshore.router.facts import RequestFacts, TargetFacts
+from foreshore.router.fallback import Fallback
+from foreshore.router.label import Caller, label
+from foreshore.router.library import text_of
+from foreshore.router.policy import Policy
+from foreshore.router.surroundings import Scene
+from foreshore.router.target import Target
+from foreshore.router.tenants import Tenants
+from foreshore.telemetry import logger
+from foreshore.types import Request
+
+if TYPE_CHECKING:
+    from foreshore.quality.estimator import Estimator
+
+__all__ = ["Compiled", "Loaded", "Reading"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """What is made of a config alone, without any target. Made in a thread: it may take a second."""
+
+    policy: Policy
+    digest: str  # of the config and the shipped policies it names: the version on every decision
+    estimator: Estimator | None = None  # None: no rule asks for quality, or nobody can tell
+
+    @classmethod
+    def of(cls, config: Config) -> Compiled:
+        """Raises `ConfigError` for a rule that cannot be right, and what `Estimator.load` raises."""
+        policy = Policy(config)
+        text = "\n".join([config.model_dump_json(), *(text_of(name, config) for name in config.policy)])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return cls(policy=policy, digest=digest, estimator=_estimator(config, policy))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What was read out of a request's content."""
+
+    facts: RequestFacts
+    quality: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A reload replaces it whole; running requests keep theirs."""
+
+    config: Config
+    compiled: Compiled
+    tenants: Tenants
+    targets: Mapping[str, Target]
+
+    @property
+    def policy(self) -> Policy:
+        return self.compiled.policy
+
+    @property
+    def digest(self) -> str:
+        return self.compiled.digest
+
+    def hold(self) -> None:
+        """Keep all targets open for one request, until `release`."""
+        for target in self.targets.values():
+            target.hold()
+
+    def release(self) -> None:
+        for target in self.targets.values():
+            target.release()
+
+    def read(self, request: Request, caller: Caller) -> Reading:
+        """The one stage, but for the clearance, that looks at content."""
+        facts = label(request, caller, self.config, self.policy.reads)
+        estimator = self.compiled.estimator
+        return (
+            Reading(facts=facts) if estimator is None else Reading(facts=facts, quality=estimator.predict(facts.text))
+        )
+
+    def estimate(self, reading: Reading) -> list[TargetFacts]:
+        """Every target as it is now, with what is expected of it for this request."""
+        found = [target.facts_for(reading.facts) for target in self.targets.values()]
+        return estimated(found, reading.facts, reading.quality)
+
+    def clear(self, request: Request, facts: RequestFacts, targets: Sequence[TargetFacts], scene: Scene) -> Clearing:
+        specs = self.config.targets
+        return constrain(
+            request, facts, targets, specs, self.policy, device=scene.device, budget=scene.budget, now=scene.now
+        )
+
+    def decide(
+        self, facts: RequestFacts, targets: Sequence[TargetFacts], clearing: Clearing, scene: Scene, decision_id: str
+    ) -> Decision:
+        state = State(
+            policy=self.policy,
+            targets=targets,
+            clearing=clearing,
+            device=scene.device,
+            budget=scene.budget,
+            now=scene.now,
+            explore=self.config.learning.explore,
+            dice=chance(decision_id, "explore"),
+        )
+        return decide(facts, state)
+
+    def strategy(self, decision: Decision, facts: RequestFacts, choices: int) -> Fallback:
+        """How the decided targets are asked: each for all choices."""
+        asked: list[Backend] = [self.targets[name].asked(facts) for name in decision.targets]
+        if choices > 1:
+            asked = [Choices(target, choices) for target in asked]
+        attempts = self.config.limits.attempts
+        if decision.strategy != "cascade" or len(asked) == 1:
+            return Fallback(asked, attempts=attempts)
+        return Cascade(
+            asked,
+            threshold=decision.confidence,
+            confidence=Confidence.default(),
+            expected={name: decision.estimates[name].total_s for name in decision.targets},
+            attempts=attempts,
+        )
+
+
+def _estimator(config: Config, policy: Policy) -> Estimator | None:
+    if policy.reads.isdisjoint(LEARNT):
+        return None
+    file = config.quality.estimator
+    if file is None:
+        logger.warning("a rule reads target.quality, but quality.estimator names no file: no quality is known")
+        return None
+    from foreshore.quality.estimator import Estimator
+
+    found = Estimator.load(file.expanduser())
+    if found.answers:
+        what = f"quality.estimator: {str(file)!r} judges after an answer is there, and a decision comes before"
+        raise ConfigError(what, hint="name one that was trained on prompts alone")
+    return found
