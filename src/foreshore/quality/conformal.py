@@ -63,14 +63,14 @@ def regret_bound(
         while step < len(thresholds) and _chance(int(regrets[step]), int(served[step]), at_most) <= delta / len(STARTS):
             best = max(best, step)
             step += 1
-    found = {"at_most": at_most, "delta": delta, "count": len(values)}
-    if best < 0:
-        return RegretBound(threshold=-inf, local_share=0.0, observed=0.0, **found)
+    shown = best >= 0
     return RegretBound(
-        threshold=float(thresholds[best]),
-        local_share=float(served[best] / len(values)),
-        observed=float(regrets[best] / served[best]),
-        **found,
+        threshold=float(thresholds[best]) if shown else -inf,
+        at_most=at_most,
+        delta=delta,
+        count=len(values),
+        local_share=float(served[best] / len(values)) if shown else 0.0,
+        observed=float(regrets[best] / served[best]) if shown else 0.0,
     )
 
 

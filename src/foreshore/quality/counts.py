@@ -105,7 +105,7 @@ def _grouped(read: Hashed) -> NDArray[np.intp]:
     """The group of each word that has one."""
     places = np.searchsorted(_KNOWN, read.words)
     places[places == len(_KNOWN)] = 0
-    return _GROUPS[places[_KNOWN[places] == read.words]]
+    return np.asarray(_GROUPS[places[_KNOWN[places] == read.words]])
 
 
 def _decimals(read: Hashed) -> int:

@@ -44,7 +44,7 @@ class Design:
     @property
     def size(self) -> NDArray[np.float64]:
         scales = [np.full(count, self.scales[block] ** 0.5) for block, count in self.blocks.items()]
-        return self._unit * np.concatenate(scales)
+        return np.asarray(self._unit * np.concatenate(scales))
 
     def rows(self, at: NDArray[np.intp]) -> Matrix:
         """(at, columns)"""

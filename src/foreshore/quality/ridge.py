@@ -67,7 +67,7 @@ class _Dual:
         found = np.linalg.solve(system, np.column_stack([self._right[kept], np.ones(len(weight))]))
         inner, ones = found[:, :-1], found[:, -1]
         bias = inner.sum(axis=0) / ones.sum()
-        return inner - np.outer(ones, bias), bias
+        return np.asarray(inner - np.outer(ones, bias)), np.asarray(bias)
 
 
 class _Primal:
@@ -123,7 +123,7 @@ def choose_scales(design: Design, at: Places, right: Numbers, weight: Numbers) -
 
     def loss(place: tuple[int, ...]) -> float:
         if place not in known:
-            total = sum(GRID[p] * k for p, k in zip(place, products, strict=True))
+            total = np.sum([GRID[p] * k for p, k in zip(place, products, strict=True)], axis=0)
             known[place] = _left_out(total, right, weight)
         return known[place]
 

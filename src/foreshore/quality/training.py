@@ -51,13 +51,13 @@ def train(
     folds = np.array([int(fraction(prompt) * 2**32) % FOLDS for prompt, _ in table.texts])
     progress("choosing penalties")
     at, shared = _most_shared(table)
-    design.scales = ridge.choose_scales(design, at, table.right[np.ix_(at, shared)], table.weight[at, shared[0]])
+    design.scales = ridge.choose_scales(design, at, table.right[at][:, shared], table.weight[at, shared[0]])
     weights = np.zeros((design.columns, len(table.targets)))
     bias = np.zeros(len(table.targets))
     for group in _groups(table):
         progress(f"learning {', '.join(table.targets[t] for t in group)}")
         at = np.flatnonzero(table.weight[:, group[0]])
-        right, weight = table.right[np.ix_(at, group)], table.weight[at, group[0]]
+        right, weight = table.right[at][:, group], table.weight[at, group[0]]
         found = ridge.fit(design, at, right, weight, folds[at])
         for column, target in enumerate(group):
             slope, offset = platt(found.held[:, column], right[:, column], weight)
