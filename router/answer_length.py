@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 __all__ = ["AnswerLengths", "CachedShares", "Length"]
 
@@ -18,8 +18,7 @@ Cell = TypeVar("Cell")
 TENTH = 1.2816  # deviations from the median of a normal distribution to its 10th and 90th percentiles
 
 
-@dataclass(frozen=True, slots=True)
-class Length:
+class Length(NamedTuple):
     """Of an answer in tokens; `spread` is the standard deviation of its natural logarithm."""
 
     median: float
@@ -59,12 +58,21 @@ class AnswerLengths:
     def __init__(self) -> None:
         self._all = _Cell()
         self._cells: OrderedDict[tuple[str, str], _Cell] = OrderedDict()
+        self._expected: dict[tuple[str, str, int], Length] = {}  # until the next answer
 
     @property
     def seen(self) -> bool:
         return self._all.count > 0
 
-    def expect(self, route: str, tenant: str) -> Length:
+    def expect(self, route: str, tenant: str, max_tokens: int = 0) -> Length:
+        found = self._expected.get((route, tenant, max_tokens))
+        if found is None:
+            if len(self._expected) > KINDS:
+                self._expected.clear()
+            found = self._expected[route, tenant, max_tokens] = self._mixed(route, tenant).at_most(max_tokens)
+        return found
+
+    def _mixed(self, route: str, tenant: str) -> Length:
         whole, kind, own = self._all, self._cells.get((route, "")), self._cells.get((route, tenant))
         log, variance, mean = whole.log, whole.variance, whole.mean
         for cell in (kind, own):
@@ -79,7 +87,8 @@ class AnswerLengths:
         """`cut`: it ended at the caller's limit, so that of its length only the least is known."""
         if not 1 <= tokens <= MOST_TOKENS:
             return
-        expected = self.expect(route, tenant)
+        self._expected.clear()
+        expected = self._mixed(route, tenant)
         log = math.log(tokens)
         if cut:
             log += expected.spread * _beyond((log - math.log(expected.median)) / max(expected.spread, 0.1))

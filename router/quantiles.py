@@ -10,6 +10,7 @@ __all__ = ["LEVELS", "Distribution", "Quantiles"]
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98)
 NORMAL = (-2.054, -1.645, -1.282, -0.842, -0.385, 0.0, 0.385, 0.842, 1.282, 1.645, 2.054)
 STEP, FIRST_STEP = 0.06, 0.5  # of a deviation, in the long run and at first
+SLOWER = 0.96  # from one outcome to the next
 FURTHEST = 12.0  # deviations; where a quantile stops
 EDGE = 0.35  # deviations beyond the outermost quantile within which the rest of the probability falls by e
 
@@ -19,20 +20,21 @@ class Quantiles:
 
     Each outcome moves each quantile up by STEP * level if it lies above and else down by STEP * (1 - level): adaptive
     conformal inference in the form of quantile tracking (Gibbs and Candes 2021; Angelopoulos, Candes and Tibshirani
-    2023). In the long run the share of outcomes below a quantile is its level, for any sequence: the error is at most
-    (the range of the quantile + STEP) / (STEP * outcomes).
+    2023). In the long run the share of outcomes below such a quantile is its level for any sequence, up to
+    (the quantile's range + STEP) / (STEP * outcomes). Where two of them cross, they are given out in order.
     """
 
     def __init__(self) -> None:
         self.values = NORMAL  # ascending
+        self._tracked = NORMAL
         self._step = FIRST_STEP
 
     def learn(self, residual: float) -> None:
         step = self._step
-        self._step = max(STEP, step * 0.96)
-        moved = [v + step * (p if residual > v else p - 1.0) for p, v in zip(LEVELS, self.values, strict=True)]
-        moved.sort()
-        self.values = tuple(max(-FURTHEST, min(FURTHEST, v)) for v in moved)
+        self._step = max(STEP, step * SLOWER)
+        moved = [v + step * (p if residual > v else p - 1.0) for p, v in zip(LEVELS, self._tracked, strict=True)]
+        self._tracked = tuple(max(-FURTHEST, min(FURTHEST, v)) for v in moved)
+        self.values = tuple(sorted(self._tracked))
 
     def hurry(self) -> None:
         """The world changed: move by long steps again."""

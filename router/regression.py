@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import mul
 
 __all__ = ["Regression"]
 
@@ -36,9 +37,7 @@ class Regression:
 
     def predict(self, features: Sequence[float]) -> float:
         """Seconds, more than 0."""
-        seconds = 0.0
-        for weight, feature in zip(self.weights, features, strict=True):
-            seconds += weight * feature
+        seconds = sum(map(mul, self.weights, features))
         return seconds if seconds > TINY_S else TINY_S
 
     def learn(self, features: Sequence[float], seconds: float) -> float:
@@ -68,8 +67,8 @@ class Regression:
     def _update(self, slope: list[float], error: float) -> None:
         """`slope` is the derivative of the logarithm by each weight. Variances are in units of the noise's."""
         spread = self._spread
-        along = [sum(map(_times, row, slope)) for row in spread]
-        whole = 1.0 + sum(map(_times, slope, along))
+        along = [sum(map(mul, row, slope)) for row in spread]
+        whole = 1.0 + sum(map(mul, slope, along))
         step = error / whole
         self.weights = [w if (w := old + step * a) > 0.0 else 0.0 for old, a in zip(self.weights, along, strict=True)]
         for i, row in enumerate(spread):
@@ -79,10 +78,6 @@ class Regression:
         for i, most in enumerate(self._first):
             if (variance := spread[i][i]) > most:
                 _shrink(spread, i, math.sqrt(most / variance))
-
-
-def _times(a: float, b: float) -> float:
-    return a * b
 
 
 def _shrink(spread: list[list[float]], i: int, by: float) -> None:

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from foreshore.backend import Backend
 from foreshore.config import TargetConfig
@@ -38,8 +38,7 @@ class Startable(Protocol):
     async def start(self) -> object: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Ask(NamedTuple):
     """What of a request bears on how long it takes. Requests of one `route` and tenant are alike: a rule's name, or,
     where none is known, the kind of request."""
 
@@ -201,43 +200,41 @@ class Target:
 
     def facts(self) -> TargetFacts:
         """What rules may know of it now, whatever the request."""
-        load: Any = self.backend.load() if hasattr(self.backend, "load") else None
-        state = self.state
-        running = self.in_flight if load is None else load.running
-        waiting = 0 if load is None else max(load.waiting, self.in_flight - running)
-        return TargetFacts(
-            **self._fixed,
-            loaded=self.loaded,
-            healthy=state in ("ready", "idle"),
-            breaker=_BREAKER[self.breaker.state],
-            context_tokens=self.spec.context_tokens or _number_of(self.backend, "context_tokens"),
-            waiting=waiting,
-            waiting_tokens=0 if load is None else load.waiting_tokens,
-            running=running,
-            prefill_tokens_per_s=load.prefill_tokens_per_s if load else 0.0,
-            decode_tokens_per_s=self.meter.decode_tokens_per_s,
-            first_token_s=self.meter.first_token_s,
-            answer_tokens=self.meter.answer_tokens,
-        )
+        return TargetFacts(**self._fixed, **self._state())
 
     def facts_for(self, facts: RequestFacts, route: str = "") -> TargetFacts:
         """What rules may know of it now for this request: `facts` with predictions. All but cost and quality."""
-        found = self.facts()
+        state = self._state()
         forecaster = self.meter.forecaster
         if not forecaster.known:
-            forecaster.tell(Speeds(prefill_tokens_per_s=found.prefill_tokens_per_s))
-            if not forecaster.known:
-                return found
-        made = self.forecast(facts, route)
-        return replace(
-            found,
-            ttft_s=made.ttft_s,
-            total_s=made.total_s,
-            ttft_p90_s=made.ttft_p90_s,
-            p90_s=made.p90_s,
-            on_time=made.within(facts.deadline_s) if facts.deadline_s else 1.0,
-            answer_tokens=made.answer_tokens,
-        )
+            forecaster.tell(Speeds(prefill_tokens_per_s=state["prefill_tokens_per_s"]))
+        if forecaster.known:
+            made = self.forecast(facts, route)
+            state["ttft_s"], state["ttft_p90_s"] = made.ttft_s, made.ttft_p90_s
+            state["total_s"], state["p90_s"] = made.total_s, made.p90_s
+            state["answer_tokens"] = made.answer_tokens
+            if facts.deadline_s:
+                state["on_time"] = made.within(facts.deadline_s)
+        return TargetFacts(**self._fixed, **state)
+
+    def _state(self) -> dict[str, Any]:
+        """The fields of `TargetFacts` that change."""
+        load: Any = self.backend.load() if hasattr(self.backend, "load") else None
+        meter, running = self.meter, self.in_flight if load is None else load.running
+        state, breaker = getattr(self.backend, "state", "ready"), self.breaker.state
+        return {
+            "loaded": state == "ready",
+            "healthy": breaker != "open" and state in ("ready", "idle"),
+            "breaker": _BREAKER[breaker],
+            "context_tokens": self.spec.context_tokens or _number_of(self.backend, "context_tokens"),
+            "waiting": 0 if load is None else max(load.waiting, self.in_flight - running),
+            "waiting_tokens": 0 if load is None else load.waiting_tokens,
+            "running": running,
+            "prefill_tokens_per_s": 0.0 if load is None else load.prefill_tokens_per_s,
+            "decode_tokens_per_s": meter.decode_tokens_per_s,
+            "first_token_s": meter.first_token_s,
+            "answer_tokens": meter.answer_tokens,
+        }
 
     @property
     def loaded(self) -> bool:
