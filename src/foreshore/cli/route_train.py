@@ -99,14 +99,8 @@ def _show(report: Report, labels: Mapping[str, int]) -> None:
         found = report.targets.get(target)
         cells = ("-",) * 5
         if found:
-            chance = f"{found.ece_by_chance:.4f}"
-            cells = (
-                str(found.count),
-                f"{found.right / found.count:.1%}",
-                between(found.ece),
-                chance,
-                between(found.auroc),
-            )
+            right, chance = f"{found.right / found.count:.1%}", f"{found.ece_by_chance:.4f}"
+            cells = str(found.count), right, between(found.ece), chance, between(found.auroc)
         table.add_row(escape(target), str(count), *cells)
     out.print(table)
     for line in _of_pair(report.pair) if report.pair else ():
