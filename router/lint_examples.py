@@ -54,7 +54,7 @@ def _strings(asked: Sequence[tuple[Atom, int]]) -> Iterator[str]:
     for order in list(permutations(middle))[:6]:
         for joint in ("", " "):
             text = start + joint.join(order) + end
-            yield text
+            yield from (text, text.upper())
             yield from (
                 start + joint.join(order) + "~" * (n - len(text)) + end for n in sizes if len(text) < n <= LONGEST
             )

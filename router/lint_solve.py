@@ -74,13 +74,13 @@ class _Case:
 class _Search:
     def __init__(self, term: Term, domain: Domain) -> None:
         self._term, self._domain = term, domain
-        self._atoms = tuple(dict.fromkeys(atoms_of(term)))
+        self._atoms = tuple(atoms_of(term))
         looking: dict[Slot, list[Atom]] = {}
         for atom in self._atoms:
             for slot in atom.slots:
                 looking.setdefault(slot, []).append(atom)
         self._settled = {a for a in self._atoms if len(a.slots) == 1 and domain.settles(next(iter(a.slots)), a)}
-        self._cells = {slot: self._distinct(slot, atoms) for slot, atoms in looking.items()}
+        self._cells = {slot: domain.distinct(slot, tuple(atoms)) for slot, atoms in looking.items()}
         self._known: dict[tuple[Atom, tuple[Any, ...]], int] = {}
         self._hopes = {atom: self._hope(atom) for atom in self._atoms}
         self._now: dict[Slot, Cell] = {}
@@ -91,13 +91,15 @@ class _Search:
         self._steps += 1
         if self._steps > MAX_STEPS:
             raise _TooMany
-        found = self._term.outcome(self._can)
+        memo: dict[int, int] = {}
+        found = self._term.outcome(self._can, memo)
         if not found & TRUE:
             return
         if found == TRUE:
             yield _Case(dict(self._now), dict(self._guessed))
             return
-        atom = next(self._undecided(self._term))
+        atom = self._undecided(self._term, memo)
+        assert atom is not None  # else the formula has one outcome
         slots = sorted(
             (s for s in atom.slots if s not in self._now), key=lambda s: (len(self._cells[s]), s.path, s.target)
         )
@@ -168,25 +170,12 @@ class _Search:
             found |= self._ask(atom, (cell.value,))
         return found
 
-    def _distinct(self, slot: Slot, atoms: Sequence[Atom]) -> tuple[Cell, ...]:
-        """The cells, those that all atoms take for the same put together where only settled atoms look."""
-        cells = self._domain.cells(slot, atoms)
-        if any(atom not in self._settled for atom in atoms):
-            return cells
-        kinds: dict[tuple[int, ...], Cell] = {}
-        for cell in cells:
-            kinds.setdefault(tuple(outcome(atom, {slot: cell.value}) for atom in atoms), cell)
-        return tuple(kinds.values())
-
-    def _undecided(self, term: Term) -> Iterator[Atom]:
-        """The atoms that keep `term` from having one outcome."""
-        found = term.outcome(self._can)
+    def _undecided(self, term: Term, memo: dict[int, int]) -> Atom | None:
+        """The first atom that keeps `term` from having one outcome."""
+        found = term.outcome(self._can, memo)
         if found & (found - 1) == 0:
-            return
-        if term.atom is not None:
-            yield term.atom
-        for part in term.parts:
-            yield from self._undecided(part)
+            return None
+        return term.atom or next((a for part in term.parts if (a := self._undecided(part, memo))), None)
 
 
 def _mixed(offers: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:

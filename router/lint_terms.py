@@ -5,7 +5,7 @@ Outcomes are sets of bits, for what an atom can give where not everything about 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -16,7 +16,21 @@ from foreshore.router.facts import PARTS
 from foreshore.router.lint_fields import FIELDS
 from foreshore.router.lint_syntax import Beyond, Node, parse, walk
 
-__all__ = ["ANY", "ERROR", "FALSE", "TRUE", "Atom", "Slot", "Term", "among", "atoms_of", "both", "either", "term_of"]
+__all__ = [
+    "ANY",
+    "ERROR",
+    "FALSE",
+    "TRUE",
+    "Atom",
+    "Slot",
+    "Term",
+    "among",
+    "atoms_of",
+    "both",
+    "either",
+    "negated",
+    "term_of",
+]
 
 TRUE, FALSE, ERROR = 1, 2, 4
 ANY = TRUE | FALSE | ERROR
@@ -62,16 +76,22 @@ class Term:
     atom: Atom | None = None
     wanted: int = 0
 
-    def outcome(self, of: Callable[[Atom], int]) -> int:
-        """What it can give where an atom can give `of(atom)`."""
-        if self.sign == "atom":
-            assert self.atom is not None
+    def outcome(self, of: Callable[[Atom], int], memo: dict[int, int] | None = None) -> int:
+        """What it can give where an atom can give `of(atom)`. `memo` keeps what shared parts gave, by identity."""
+        memo = {} if memo is None else memo
+        key = id(self)
+        if key not in memo:
+            memo[key] = self._outcome(of, memo)
+        return memo[key]
+
+    def _outcome(self, of: Callable[[Atom], int], memo: dict[int, int]) -> int:
+        if self.atom is not None:
             return of(self.atom)
         if self.sign == "known":
             return self.wanted
         if self.sign in ("and", "or"):
-            return _joined(self, of)
-        found = [part.outcome(of) for part in self.parts]
+            return _joined(self.sign, (part.outcome(of, memo) for part in self.parts))
+        found = [part.outcome(of, memo) for part in self.parts]
         if self.sign == "among":
             return (TRUE if found[0] & self.wanted else 0) | (FALSE if found[0] & ~self.wanted & ANY else 0)
         if self.sign == "not":
@@ -98,6 +118,10 @@ def among(term: Term, wanted: int) -> Term:
     return Term("among", (term,), wanted=wanted)
 
 
+def negated(term: Term) -> Term:
+    return Term("not", (term,))
+
+
 def both(*terms: Term) -> Term:
     return Term("and", terms) if terms else Term("known", wanted=TRUE)
 
@@ -107,10 +131,19 @@ def either(*terms: Term) -> Term:
 
 
 def atoms_of(term: Term) -> Iterator[Atom]:
-    if term.atom is not None:
-        yield term.atom
-    for part in term.parts:
-        yield from atoms_of(part)
+    """Each once, in order."""
+    found: dict[Atom, None] = {}
+    seen: set[int] = set()
+    stack = [term]
+    while stack:
+        here = stack.pop()
+        if id(here) in seen:
+            continue
+        seen.add(id(here))
+        if here.atom is not None:
+            found.setdefault(here.atom)
+        stack.extend(reversed(here.parts))
+    return iter(found)
 
 
 class _Terms:
@@ -141,12 +174,11 @@ class _Terms:
         return self._atoms[text]
 
 
-def _joined(term: Term, of: Callable[[Atom], int]) -> int:
+def _joined(sign: str, parts: Iterable[int]) -> int:
     """`&&`: false beats an error, an error beats true; `||` the other way round. In any order of the parts."""
-    winner, neutral = (FALSE, TRUE) if term.sign == "and" else (TRUE, FALSE)
+    winner, neutral = (FALSE, TRUE) if sign == "and" else (TRUE, FALSE)
     can, quiet, failing = 0, True, False
-    for part in term.parts:
-        found = part.outcome(of)
+    for found in parts:
         if found == winner:
             return winner
         can |= found & winner

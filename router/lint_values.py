@@ -43,15 +43,16 @@ class Domain:
     """What `config` lets each slot be. `fixed`: what is certain of a slot, such as the name of a target."""
 
     def __init__(self, config: Config, fixed: Values | None = None) -> None:
-        self._config, self._fixed = config, dict(fixed or {})
+        self._config, self.fixed = config, dict(fixed or {})
+        self._distinct: dict[tuple[Slot, tuple[Atom, ...]], tuple[Cell, ...]] = {}
 
     def with_(self, fixed: Values) -> Domain:
-        return Domain(self._config, {**self._fixed, **fixed})
+        return Domain(self._config, {**self.fixed, **fixed})
 
     def default(self, slot: Slot) -> Any:
         """What a slot is where nothing asks more of it."""
-        if slot in self._fixed:
-            return self._fixed[slot]
+        if slot in self.fixed:
+            return self.fixed[slot]
         if slot.header:
             return ABSENT
         part, _, name = slot.path.partition(".")
@@ -60,8 +61,8 @@ class Domain:
 
     def cells(self, slot: Slot, atoms: Sequence[Atom]) -> tuple[Cell, ...]:
         """All values of `slot`, the likeliest first. `atoms` are those that look at it."""
-        if slot in self._fixed:
-            return (Cell(self._fixed[slot]),)
+        if slot in self.fixed:
+            return (Cell(self.fixed[slot]),)
         settled = [a for a in atoms if self.settles(slot, a)]
         constants = [c for a in settled for c in _constants(a)]
         if slot.header:
@@ -76,11 +77,27 @@ class Domain:
             return _number_cells(field, constants, self.default(slot))
         return _string_cells(field, constants, self.default(slot))
 
+    def distinct(self, slot: Slot, atoms: tuple[Atom, ...]) -> tuple[Cell, ...]:
+        """The cells, those that all atoms take for the same put together, where cells settle all that is asked."""
+        key = (slot, atoms)
+        if key not in self._distinct:
+            self._distinct[key] = self._merged(slot, atoms)
+        return self._distinct[key]
+
+    def _merged(self, slot: Slot, atoms: Sequence[Atom]) -> tuple[Cell, ...]:
+        cells = self.cells(slot, atoms)
+        if not all(self.settles(slot, atom) for atom in atoms):
+            return cells
+        kinds: dict[tuple[int, ...], Cell] = {}
+        for cell in cells:
+            kinds.setdefault(tuple(outcome(atom, {slot: cell.value}) for atom in atoms), cell)
+        return tuple(kinds.values())
+
     def settles(self, slot: Slot, atom: Atom) -> bool:
         """Whether the cells of `slot` alone say what `atom` gives."""
         if atom.node is None or atom.slots != {slot}:
             return False
-        if slot in self._fixed:
+        if slot in self.fixed:
             return True
         field = FIELDS.get(slot.path)
         if field is None and not slot.header:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from foreshore.cli import route_lint
 from foreshore.cli.console import err, exit_on_error, out, print_json
+from foreshore.cli.route_options import ConfigOption, JsonOption
 from foreshore.errors import ForeshoreError, NotFound
 
 if TYPE_CHECKING:
@@ -18,10 +19,7 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Explain and check routing decisions.")
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("-c", "--config", help="Default: $FORESHORE_CONFIG, then ./foreshore.yaml.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app.command("lint")(route_lint.lint)
 
 
 @app.command()

@@ -1,0 +1,258 @@
+"""Proofs against brute force: the router's own stages must never contradict what a lint claims."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import cel
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foreshore.config import Config, Constraint, Price, Privacy, Rule, TargetConfig, Tenant
+from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts
+from foreshore.router.lint_egress import prove
+from foreshore.router.lint_fields import LABELS
+from foreshore.router.lint_reach import Reach
+from foreshore.router.lint_scene import Scene
+from foreshore.router.lint_terms import ERROR, FALSE, TRUE, Slot, term_of
+from foreshore.router.lint_types import check_types
+from foreshore.router.lint_values import outcome
+from foreshore.router.policy import Policy, load_scene
+from foreshore.router.rules import OF_TARGETS, SCENE, Evaluator, Expression
+from foreshore.router.target import describe
+
+TARGETS = {
+    "edge": TargetConfig(kind="local", model="small"),
+    "spare": TargetConfig(kind="local", model="tiny", tags=("spare",)),
+    "cloud": TargetConfig(kind="openai", model="big", base_url="http://127.0.0.1:9/v1", price=Price(output=1.0)),
+    "claude": TargetConfig(kind="anthropic", model="vast", key_env="KEY"),
+}
+SETTLED = (
+    *("request.private", "request.has_tools", "!request.stream", "device.online", "true"),
+    *("request.tenant == 'hr'", "request.tenant in ['hr', 'dev']", "'dev' != request.tenant"),
+    *("request.prompt_tokens > 10", "request.prompt_tokens <= 10.5", "11 == request.prompt_tokens"),
+    *("request.prompt_tokens in [3, 11]", "device.battery_percent < 20.0", "request.deadline_s >= 5"),
+    *("'email' in request.labels", "size(request.labels) > 1", "request.labels.exists(l, l == 'card')"),
+    *("'x-team' in request.headers", "request.headers['x-team'] == 'a'", "has(request.headers.x)"),
+    *("request.task == 'chat'", "now.hour >= 22", "now.hour * 2 == 10", "request.model == 'cloud'"),
+)
+LOOSE = (
+    *(
+        "request.text.contains('a')",
+        "request.text.matches('(?i)ab')",
+        "request.text.size() > 2",
+        "request.text == 'ab'",
+    ),
+    *("request.prompt_tokens + request.max_tokens > 20", "request.tenant.startsWith('h')", "10 / request.messages > 2"),
+    *("request.headers.exists(k, k == 'x-team')", "request.tenant == request.model", "request.tenant < 'e'"),
+)
+OF_TARGET = (
+    *("target.local", "target.waiting == 0", "target.cost < 0.5", "'spare' in target.tags", "target.name != 'cloud'"),
+    *("target.total_s < request.deadline_s", "target.healthy", "target.kind == 'openai'"),
+)
+
+
+def conditions(*atoms: str) -> st.SearchStrategy[str]:
+    def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+        return st.one_of(
+            st.tuples(inner, inner).map(lambda p: f"({p[0]} && {p[1]})"),
+            st.tuples(inner, inner).map(lambda p: f"({p[0]} || {p[1]})"),
+            inner.map(lambda e: f"!({e})"),
+            st.tuples(inner, inner, inner).map(lambda p: f"({p[0]} ? {p[1]} : {p[2]})"),
+            st.tuples(inner, inner).map(lambda p: f"(({p[0]}) == ({p[1]}))"),
+        )
+
+    return st.recursive(st.sampled_from(atoms), larger, max_leaves=4)
+
+
+@st.composite
+def policies(draw: st.DrawFn, *atoms: str) -> Config:
+    when, names = conditions(*atoms), st.lists(st.sampled_from(list(TARGETS)), min_size=1, max_size=3, unique=True)
+    actions = st.one_of(
+        conditions(*atoms, *OF_TARGET).map(lambda e: {"require": e}),
+        names.map(lambda n: {"allow": tuple(n)}),
+        names.map(lambda n: {"forbid": tuple(n)}),
+        st.just({"refuse": "no"}),
+    )
+    constraints = draw(st.lists(st.tuples(when, actions), max_size=3))
+    rules = draw(st.lists(st.tuples(when, names | st.none()), max_size=3))
+    return Config(
+        targets=TARGETS,
+        tenants=(Tenant(name="hr", key_env="HR", private=draw(st.booleans())),),
+        privacy=Privacy(detectors=("email", "card")),
+        constraints=tuple(Constraint(name=f"c{i}", when=w, **a) for i, (w, a) in enumerate(constraints)),
+        rules=tuple(
+            Rule(name=f"r{i}", when=w, **({"prefer": tuple(n)} if n else {"refuse": "no"}))
+            for i, (w, n) in enumerate(rules)
+        ),
+        default=tuple(draw(names)),
+    )
+
+
+def scenes(config: Config, seed: int, count: int) -> list[Scene]:
+    """Requests as `label` could make them, and states of everything else."""
+    dice = random.Random(seed)
+    return [_scene(config, dice) for _ in range(count)]
+
+
+def _scene(config: Config, dice: random.Random) -> Scene:
+    tenant = dice.choice(("hr", "dev", "default", "h", "e"))
+    labels = [name for name in ("header", "email", "card") if dice.random() < 0.2]
+    if any(t.name == tenant and t.private for t in config.tenants):
+        labels = sorted({*labels, "tenant"}, key=LABELS.index)
+    request = RequestFacts(
+        task=dice.choice(("chat", "chat", "embedding")),
+        model=dice.choice(("auto", "", "cloud", "big", "vast", "hr")),
+        tenant=tenant,
+        text=dice.choice(("", "a", "ab", "AB", "xyz", "b")),
+        prompt_tokens=dice.choice((0, 3, 9, 10, 11, 12, 30)),
+        max_tokens=dice.choice((0, 9, 10, 11, 20)),
+        messages=dice.choice((0, 1, 3, 7)),
+        has_tools=dice.random() < 0.5,
+        stream=dice.random() < 0.5,
+        private=bool(labels),
+        labels=tuple(labels),
+        headers=dice.choice(({}, {"x-team": "a"}, {"x-team": "b"}, {"x-other": "a"})),
+        deadline_s=dice.choice((0.0, 4.9, 5.0, 60.0)),
+    )
+    targets = [
+        replace(
+            describe(name, spec),
+            waiting=dice.choice((0, 1)),
+            total_s=dice.choice((0.0, 5.0, 90.0)),
+            healthy=dice.random() < 0.8,
+            cost=dice.choice((0.0, 0.5, 1.0)) if name == "cloud" else 0.0,
+        )
+        for name, spec in config.targets.items()
+    ]
+    return Scene(
+        request=request,
+        targets=targets,
+        device=DeviceFacts(battery_percent=dice.choice((5.0, 20.0, 90.0)), online=dice.random() < 0.5),
+        budget=BudgetFacts(),
+        now=ClockFacts(hour=dice.choice((0, 5, 21, 22, 23))),
+    )
+
+
+def is_kind(kind: str, scene: Scene) -> bool:
+    expression = Expression.compile(kind, where="test", sees=SCENE)
+    with Evaluator([expression]) as evaluator:
+        load_scene(evaluator, scene.request, scene.device, scene.budget, scene.now)
+        return evaluator.ask(expression)[0] is True
+
+
+def gets_out(config: Config, policy: Policy, scene: Scene) -> bool:
+    decision = scene.judged(config, policy).decision
+    return decision is not None and any(not config.targets[name].local for name in decision.targets)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**32))
+def test_what_is_proved_never_happens_and_a_witness_does(data: st.DataObject, seed: int) -> None:
+    config = data.draw(policies(*SETTLED, *LOOSE))
+    kind = data.draw(conditions(*SETTLED, *LOOSE) | st.just("request.private"))
+    policy = Policy(config)
+    found = prove(Reach(config, policy), kind)
+    if found.verdict == "broken":
+        assert found.witness is not None
+        scene = found.witness.scene
+        assert is_kind(kind, scene)
+        decision = scene.judged(config, policy).decision
+        assert decision is not None
+        assert found.witness.target in decision.targets
+        assert not config.targets[found.witness.target].local
+        assert scene.request.private == bool(scene.request.labels)
+    elif found.verdict == "proved":
+        for scene in scenes(config, seed, 60):
+            if gets_out(config, policy, scene):
+                assert not is_kind(kind, scene), (kind, scene)
+    else:
+        assert found.because
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_policy_of_settled_comparisons_is_always_decided(data: st.DataObject) -> None:
+    config = data.draw(policies(*SETTLED))
+    kind = data.draw(conditions(*SETTLED))
+    assert prove(Reach(config, Policy(config)), kind).verdict in ("proved", "broken")
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 2**32))
+def test_private_requests_never_leave_whatever_the_policy(data: st.DataObject, seed: int) -> None:
+    config = data.draw(policies(*SETTLED, *LOOSE))
+    policy = Policy(config)
+    assert prove(Reach(config, policy)).verdict == "proved"
+    assert not any(s.request.private and gets_out(config, policy, s) for s in scenes(config, seed, 40))
+
+
+@settings(max_examples=80, deadline=None)
+@given(source=conditions(*SETTLED, *LOOSE, *OF_TARGET), seed=st.integers(0, 2**32))
+def test_a_formula_gives_what_the_engine_gives(source: str, seed: int) -> None:
+    assert check_types(source, where="test", sees=OF_TARGETS) == []
+    term = term_of(source, "cloud")
+    for scene in scenes(Config(targets=TARGETS), seed, 10):
+        cloud = next(t for t in scene.targets if t.name == "cloud")
+        parts = {"request": scene.request, "target": cloud, "device": scene.device, "now": scene.now}
+        assert term.outcome(lambda atom, p=parts: outcome(atom, {s: _value(s, p) for s in atom.slots})) == _engine(
+            source, parts
+        )  # type: ignore[misc]
+
+
+def _value(slot: Slot, parts: dict[str, Any]) -> Any:
+    part, _, name = slot.path.partition(".")
+    return parts["request"].headers.get(slot.header) if slot.header else getattr(parts[part], name)
+
+
+def _engine(source: str, parts: dict[str, Any]) -> int:
+    plain = {
+        part: {
+            name: list(value) if isinstance(value := getattr(facts, name), tuple) else value for name in facts.__slots__
+        }
+        for part, facts in parts.items()
+    }
+    try:
+        found = cel.evaluate(source, plain)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, RuntimeError):
+        return ERROR
+    return TRUE if found else FALSE
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict"),
+    [
+        ("request.tenant == 'hr'", "proved"),
+        ("request.tenant.startsWith('hr')", "broken"),
+        ("request.tenant == 'hr' || request.headers['x-team'] == 'hr'", "broken"),
+        ("request.prompt_tokens * request.prompt_tokens == 2", "not proved"),
+        ("request.prompt_tokens > 100 && request.prompt_tokens < 101", "proved"),
+    ],
+)
+def test_a_kind_of_request_is_kept_in_sent_out_or_undecided(kind: str, verdict: str) -> None:
+    config = Config(
+        targets=TARGETS, constraints=(Constraint(name="hr", when="request.tenant == 'hr'", require="target.local"),)
+    )
+    found = prove(Reach(config, Policy(config)), kind)
+    assert found.verdict == verdict
+    if verdict == "not proved":
+        assert found.because == (kind,)
+
+
+def test_a_pin_is_a_way_out_that_rules_do_not_close() -> None:
+    config = Config(targets=TARGETS, rules=(Rule(name="hr", when="request.tenant == 'hr'", prefer=("edge",)),))
+    reach = Reach(config, Policy(config))
+    found = prove(reach, "request.tenant == 'hr'")
+    assert found.witness is not None
+    assert (found.verdict, found.witness.rule) == ("broken", "pinned")
+    assert prove(reach, "request.tenant == 'hr' && request.model == 'auto'").verdict == "proved"
+
+
+def test_a_private_tenant_is_private_whatever_else_it_asks() -> None:
+    config = Config(targets=TARGETS, tenants=(Tenant(name="hr", key_env="HR", private=True),))
+    reach = Reach(config, Policy(config))
+    assert prove(reach, "request.tenant == 'hr' && request.has_tools").verdict == "proved"
+    assert prove(reach, "request.tenant == 'hr2'").verdict == "broken"
