@@ -50,6 +50,7 @@ class Row:
     propensity: float | None  # None: the log does not say
     reward: float
     new: Mapping[str, float]
+    possible: frozenset[str] | None = None  # actions that the logged policy might have taken; None: not known
     features: tuple[float, ...] = ()  # of the request, for the model of rewards; equally many in every row
 
 
@@ -124,19 +125,14 @@ def _check_support(rows: Sequence[Row], weights: Numbers, effective: float) -> N
 
 
 def _untried(rows: Sequence[Row]) -> Numbers:
-    """By row, the new policy's probability of what had none: all else where an action was certain, and in every row
-    the actions that no row has."""
-    seen = {row.action for row in rows}
-    return np.array(
-        [
-            sum(
-                p
-                for action, p in row.new.items()
-                if action != row.action and (row.propensity == 1 or action not in seen)
-            )
-            for row in rows
-        ]
-    )
+    """By row, the new policy's probability of what had none. Where the row does not say what was possible, it is the
+    action alone if that was certain, else whatever any row has."""
+    seen = frozenset(row.action for row in rows)
+
+    def possible(row: Row) -> frozenset[str]:
+        return frozenset({row.action}) if row.propensity == 1 else seen if row.possible is None else row.possible
+
+    return np.array([sum(p for action, p in row.new.items() if action not in possible(row)) for row in rows])
 
 
 def _effective(weights: Numbers) -> float:

@@ -19,7 +19,6 @@ from foreshore.errors import NotFound, SetupError, UsageError
 from foreshore.quality.labels import Label
 from foreshore.reliability.event import Event
 from foreshore.reliability.feedback import CLIP, give, labels, rated, weight
-from foreshore.reliability.holdout import held_out
 from foreshore.reliability.ledger import Ledger
 from foreshore.reliability.prompts import LONGEST, Prompts, read_prompts
 
@@ -120,15 +119,6 @@ def test_a_weight_is_one_over_the_propensity_within_bounds(propensity: float | N
     if propensity is not None and 1 / CLIP < propensity <= 1:
         assert found == pytest.approx(1 / propensity)
     assert weight({"propensity": 0.1, "target": "cloud", "targets": ["edge", "cloud"]}) == 1.0
-
-
-def test_the_held_out_slice_is_as_large_as_asked_and_always_the_same() -> None:
-    names = [f"dec-{n:024x}" for n in range(10_000)]
-    tenth = {name for name in names if held_out(name, 0.1)}
-    assert 0.08 < len(tenth) / len(names) < 0.12
-    assert tenth <= {name for name in names if held_out(name, 0.3)}
-    assert not any(held_out(name, 0.0) for name in names)
-    assert all(held_out(name, 1.0) for name in names)
 
 
 def test_prompts_are_kept_for_their_owner_alone(tmp_path: Path) -> None:

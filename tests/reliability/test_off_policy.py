@@ -117,6 +117,14 @@ def test_an_action_that_no_row_has_is_refused() -> None:
         evaluate(rows)
 
 
+def test_an_action_that_a_row_could_not_have_is_refused() -> None:
+    rows = [replace(row, possible=frozenset(ACTIONS)) for row in simulated(400, 5)]
+    assert evaluate(rows) == evaluate(simulated(400, 5))
+    private = [replace(row, possible=frozenset({"edge", "far"})) for row in rows]
+    with pytest.raises(UsageError, match=r"in \d+\.\d% of 400"):
+        evaluate(private)
+
+
 def test_too_few_rows_that_agree_are_refused() -> None:
     rows = simulated(60, 6)
     with pytest.raises(UsageError, match=rf"60 rows are worth \d+\.\d of equal weight, fewer than {MIN_EFFECTIVE:g}"):
