@@ -13,7 +13,7 @@ from benchmarks.quantization_scale import Scale
 from benchmarks.row import Row, of_pairs
 from foreshore.disk import sha256
 from foreshore.edge.gguf import inspect
-from foreshore.quantize.native import plan, quantize
+from foreshore.quantize.native import plan, quantize, quantizer
 
 __all__ = ["identical", "throughput"]
 
@@ -38,7 +38,7 @@ def identical(scale: Scale, parent: Parent) -> dict[str, Row]:
 
 
 def throughput(scale: Scale, parent: Parent) -> dict[str, Row]:
-    """Bytes of the F16 file a second, in turns; ours with its dry run, checks and child processes."""
+    """Bytes of the F16 file a second, in turns; ours with its dry run, checks and child process."""
     tool()
     source = _half_billion(parent.folder) if scale.half_billion else parent.info.path
     target, size = parent.scratch / "speed.gguf", source.stat().st_size / 1e6
@@ -55,7 +55,8 @@ def throughput(scale: Scale, parent: Parent) -> dict[str, Row]:
 
 def _quantize(source: Path, target: Path) -> None:
     info = inspect(source)
-    quantize(info, target, SPEED_TYPE, plan(info, SPEED_TYPE))
+    with quantizer() as child:
+        quantize(info, target, SPEED_TYPE, plan(info, SPEED_TYPE, child=child), child=child)
 
 
 def _seconds(target: Path, run: Callable[[], None]) -> float:

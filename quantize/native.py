@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,11 +13,13 @@ from pathlib import Path
 from foreshore.disk import require_space
 from foreshore.edge.gguf import TENSOR_TYPES, GgufInfo, inspect
 from foreshore.errors import ModelError, SetupError
-from foreshore.quantize.child import run
+from foreshore.quantize.child import Child
 from foreshore.quantize.ftypes import ftypes
 
-__all__ = ["Plan", "plan", "quantize"]
+__all__ = ["Plan", "plan", "quantize", "quantizer"]
 
+# The buffers of each tensor come and go: clearing huge pages for them takes a second or two of a gigabyte's nine.
+SMALL_PAGES = "glibc.malloc.hugetlb=0"
 _TENSOR = re.compile(r"\[\s*\d+/\s*\d+\]\s+(\S+)\s+- \[.*size = .*?(?:\((\w+)\))?\s*$")
 _FALLBACK = re.compile(r"warning: (\S+)\s+- ncols\s+(\d+) not divisible by\s+(\d+) .*falling back to\s+(\w+)")
 _SIZES = {name: (block, size) for name, block, size in TENSOR_TYPES.values()}
@@ -33,9 +36,22 @@ class Plan:
     imatrix: Path | None = None  # that it was worked out with: some types depend on whether there is one
 
 
-def plan(source: GgufInfo, ftype: str, *, requantize: bool = False, imatrix: Path | None = None) -> Plan:
-    """Raises `ModelError` if llama.cpp cannot work with `source`."""
-    lines = _run(source, None, ftype, imatrix, requantize, lambda done: None)
+def quantizer() -> Child:
+    """The process that works: of use to whoever plans and quantizes, for starting one takes half a second."""
+    own = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", SMALL_PAGES)}
+    return Child("foreshore.quantize.native_child", doing="quantized with llama.cpp", environment=own)
+
+
+def plan(
+    source: GgufInfo,
+    ftype: str,
+    *,
+    requantize: bool = False,
+    imatrix: Path | None = None,
+    child: Child | None = None,
+) -> Plan:
+    """In `child`, or in a process of its own. Raises `ModelError` if llama.cpp cannot work with `source`."""
+    lines = _run(source, None, ftype, imatrix, requantize, child=child)
     matches = [m for line in lines if (m := _TENSOR.search(line))]
     types = {t.name: t.type for t in source.tensors} | {m[1]: m[2].lower() for m in matches if m[2]}
     fallbacks = [m for line in lines if (m := _FALLBACK.search(line))]
@@ -57,6 +73,7 @@ def quantize(
     imatrix: Path | None = None,
     requantize: bool = False,
     progress: Callable[[int], None] = lambda done: None,
+    child: Child | None = None,
 ) -> GgufInfo:
     """Write `target` and check it. `progress` is told the bytes of `source` worked on so far. What was `planned` with
     another matrix, or without one, is planned anew.
@@ -64,10 +81,10 @@ def quantize(
     Raises `SetupError` if the disk is full or the native code crashed, `ModelError` if it refused the model.
     """
     if planned.imatrix != imatrix:
-        planned = plan(source, ftype, requantize=requantize, imatrix=imatrix)
+        planned = plan(source, ftype, requantize=requantize, imatrix=imatrix, child=child)
     require_space(target.parent, planned.nbytes)
     try:
-        _run(source, target, ftype, imatrix, requantize, progress)
+        _run(source, target, ftype, imatrix, requantize, progress, child)
     except ModelError as error:
         if "iostream error" not in error.message:
             raise
@@ -88,7 +105,8 @@ def _run(
     ftype: str,
     imatrix: Path | None,
     requantize: bool,
-    progress: Callable[[int], None],
+    progress: Callable[[int], None] = lambda done: None,
+    child: Child | None = None,
 ) -> list[str]:
     """Do one job and return what llama.cpp logged; a dry run if there is no `target`."""
     job = {
@@ -100,12 +118,8 @@ def _run(
         "dry_run": target is None,
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
     }
-    done = run(
-        "foreshore.quantize.native_child",
-        job,
-        doing=f"made {ftype!r} with llama.cpp",
-        progress=lambda done, total: progress(source.size * done // total),
-    )
+    with quantizer() if child is None else nullcontext(child) as process:
+        done = process.ask(job, lambda done, total: progress(source.size * done // total))
     lines: list[str] = done["lines"]
     if done["status"] != 0:
         raise _refused(ftype, lines)

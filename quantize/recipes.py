@@ -21,7 +21,7 @@ from foreshore.quantize.fit_targets import FitTargets
 from foreshore.quantize.ftypes import FLOATS
 from foreshore.quantize.importance import Importance
 from foreshore.quantize.meter import Meter, MeterJob
-from foreshore.quantize.native import plan, quantize
+from foreshore.quantize.native import plan, quantize, quantizer
 from foreshore.quantize.progress import OnProgress, Progress, counter
 from foreshore.quantize.search import Found, search
 from foreshore.quantize.texts import Corpus
@@ -86,19 +86,21 @@ class Uniform:
             return _copied(base, target)
         importance = self._importance
         matrix = importance.open(base.info, base.sha256, counter(progress, "calibrate", ref))
-        planned = plan(base.info, self.kind, requantize=self.requantize, imatrix=matrix)
-        if planned.needs_imatrix and matrix is None:
-            hint = "let one be collected with --imatrix auto, or give one with --imatrix FILE"
-            raise UsageError(f"{self.kind!r} of this model needs an importance matrix", hint=hint)
-        made = quantize(
-            base.info,
-            target,
-            self.kind,
-            planned,
-            imatrix=matrix,
-            requantize=self.requantize,
-            progress=_bytes(progress, ref, base.info.size),
-        )
+        with quantizer() as child:
+            planned = plan(base.info, self.kind, requantize=self.requantize, imatrix=matrix, child=child)
+            if planned.needs_imatrix and matrix is None:
+                hint = "let one be collected with --imatrix auto, or give one with --imatrix FILE"
+                raise UsageError(f"{self.kind!r} of this model needs an importance matrix", hint=hint)
+            made = quantize(
+                base.info,
+                target,
+                self.kind,
+                planned,
+                imatrix=matrix,
+                requantize=self.requantize,
+                progress=_bytes(progress, ref, base.info.size),
+                child=child,
+            )
         return Made(info=made, notes=planned.fallbacks, calibration=importance.calibration(matrix))
 
 
