@@ -1,0 +1,175 @@
+"""`foreshore route simulate`: what a policy makes of a trace, without a model, a network or a wait."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from foreshore.cli.console import err, exit_on_error, out, print_json
+from foreshore.errors import SetupError, UsageError
+
+if TYPE_CHECKING:
+    from foreshore.config import Config
+    from foreshore.router.simulate_report import Figures, Report
+    from foreshore.router.simulate_speed import CloudSpeed, LocalSpeed
+    from foreshore.router.simulate_trace import Trace
+
+__all__ = ["simulate"]
+
+FORMS = (".png", ".svg", ".html")
+TIMES = ("TTFT p50", "p95", "total p50", "p95")
+
+
+def simulate(
+    trace: Annotated[
+        Path, typer.Option(help="Arrivals: Azure's CSV columns, a ledger's events as JSON lines, or a ledger.")
+    ],
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Default: $FORESHORE_CONFIG, then ./foreshore.yaml.")
+    ] = None,
+    speed: Annotated[
+        Path | None, typer.Option(help="How fast each target is (YAML). Default: what cards and events have measured.")
+    ] = None,
+    slo: Annotated[str, typer.Option(help="What must be kept: ttft, total, tpot.")] = "ttft=1s,total=10s",
+    deadline: Annotated[
+        str | None, typer.Option(help="Of requests that bring none, as in 30s. Default: limits.timeout.")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Replay so many times as fast: all gaps shrink or grow alike.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what scatters; equal seeds, equal results.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Draw curves into this .png, .svg or .html file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Replay a trace through a policy and simulated targets: objectives kept, cost, share local, times, load."""
+    with exit_on_error():
+        from foreshore.config import find_config, load_config
+        from foreshore.router.simulate import simulate as run_through
+        from foreshore.router.simulate_policy import PolicyChooser
+        from foreshore.router.simulate_report import curves, report
+        from foreshore.router.simulate_slo import Slo
+        from foreshore.router.simulate_trace import read_trace
+
+        if plot is not None and plot.suffix.lower() not in FORMS:
+            raise UsageError(f"--plot: {str(plot)!r} has none of the endings {', '.join(FORMS)}")
+        objective, limit = Slo.parse(slo), _seconds(deadline)
+        loaded = load_config(find_config(config))
+        recorded = read_trace(trace)
+        speeds = _speeds(loaded, speed, recorded)
+        replayed = recorded.faster(rate)
+        _warn(loaded)
+        with err.status(f"{len(replayed.arrivals)} requests"):
+            chooser = PolicyChooser(loaded, replayed, seed=seed)
+            run = run_through(loaded, speeds, replayed, chooser, seed=seed, deadline_s=limit)
+        found = report(run, objective)
+        if plot is not None:
+            _write(plot, _drawn(plot, curves(run, objective), found))
+        if as_json:
+            facts = {name: value.model_dump(exclude_none=True) for name, value in speeds.items()}
+            print_json({**asdict(found), "rate": rate, "seed": seed, "speeds": facts})
+        else:
+            _show(found)
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)s?", text)
+    if match is None or not 0 < float(match[1]) <= 86_400:
+        raise UsageError(f"--deadline: {text!r} is no time", hint="seconds, as in 30s")
+    return float(match[1])
+
+
+def _warn(config: Config) -> None:
+    """Of what a trace without text cannot show."""
+    for rule in config.rules:
+        if rule.strategy == "cascade":
+            err.print(
+                f"[yellow]note:[/] rule {escape(repr(rule.name))} cascades; simulated as fallback: no answer is judged"
+            )
+    if config.quality.estimator is not None:
+        err.print("[yellow]note:[/] a trace has no text: target.quality is 0 for every target")
+
+
+def _speeds(config: Config, path: Path | None, trace: Trace) -> Mapping[str, LocalSpeed | CloudSpeed]:
+    """What the file says; for targets it leaves out, what a variant's card or the trace's own events have measured."""
+    from foreshore.router.simulate_speed import complete, of_events, read_speeds
+
+    found = read_speeds(path) if path else {}
+    for name, spec in config.targets.items():
+        if name not in found:
+            slots = spec.engine.slots if spec.engine else None
+            measured = _of_store(spec.model, slots) if spec.local else of_events(trace.events, name)
+            if measured is not None:
+                found[name] = measured
+    return complete(config, found)
+
+
+def _of_store(model: str, slots: int | None) -> LocalSpeed | None:
+    """What was measured on this class of machine of a variant in the store."""
+    from foreshore.card import Card
+    from foreshore.errors import ForeshoreError
+    from foreshore.quantize.device import this_device
+    from foreshore.router.simulate_speed import of_card
+    from foreshore.store import Store
+
+    try:
+        card = Store().get(model).card or Card()
+    except ForeshoreError:
+        return None
+    fingerprint = this_device().fingerprint
+    return of_card((s for s in card.speeds if s.device.fingerprint == fingerprint), slots=slots)
+
+
+def _drawn(path: Path, shown: Any, found: Report) -> bytes:
+    from foreshore.cli.route_simulate_figure import draw
+
+    return draw(path.suffix.lower(), shown, found)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise SetupError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def _show(found: Report) -> None:
+    whole = found.all
+    out.print(f"{whole.requests} requests in {found.seconds / 60:.1f} minutes; objective: {escape(found.slo)}")
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "requests", "kept", "local", "dollars", *TIMES, "late", "refused", "busy"):
+        table.add_column(title, justify="right" if title else "left")
+    table.add_row("all", *_cells(whole), "")
+    if len(found.tenants) > 1:
+        for name, figures in found.tenants.items():
+            table.add_row(f"tenant {escape(name)}", *_cells(figures), "")
+    for name, target in found.targets.items():
+        cells = _cells(target.figures) if target.figures else ("0", *["-"] * 9)
+        cells = (*cells[:-1], str(target.refused))
+        table.add_row(f"target {escape(name)}", *cells, f"{target.utilisation:.0%}")
+    out.print(table)
+    shares = ", ".join(f"{escape(rule)} {count}" for rule, count in found.rules.items())
+    out.print(f"rules: {shares}; longest local queue: {found.longest_queue}")
+
+
+def _cells(figures: Figures) -> tuple[str, ...]:
+    times = [_time(part, name) for part in (figures.ttft_s, figures.total_s) for name in ("p50", "p95")]
+    return (
+        str(figures.requests),
+        f"{figures.attainment:.1%}",
+        f"{figures.share_local:.0%}",
+        f"{figures.cost:.4f}",
+        *times,
+        str(figures.deadline),
+        str(figures.refused + figures.denied),
+    )
+
+
+def _time(percentiles: Mapping[str, float], name: str) -> str:
+    return f"{percentiles[name]:.2f} s" if percentiles else "-"
