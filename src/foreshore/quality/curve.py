@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from foreshore.card import Interval
 
-__all__ = ["Curve", "bootstrapped", "curve"]
+__all__ = ["Curve", "bootstrapped", "curve", "replicates"]
 
 DECILES = 10
 RESAMPLES = 1000
@@ -77,9 +77,16 @@ def bootstrapped(
     measure: Callable[[Curve], float], scores: ArrayLike, local: ArrayLike, other: ArrayLike, *, seed: int = 0
 ) -> Interval:
     """`measure` of the curve, and its 95 % interval by the percentiles of a bootstrap over prompts."""
+    found = replicates(measure, scores, local, other, count=RESAMPLES, seed=seed)
+    low, high = np.nanquantile(found, (0.025, 0.975))
+    return Interval(value=measure(curve(scores, local, other)), low=float(low), high=float(high))
+
+
+def replicates(
+    measure: Callable[[Curve], float], scores: ArrayLike, local: ArrayLike, other: ArrayLike, *, count: int, seed: int
+) -> Numbers:
+    """`measure` of `count` resamples of the prompts, (count,)."""
     columns: Sequence[Numbers] = [np.asarray(values, np.float64) for values in (scores, local, other)]
     rng = np.random.default_rng(seed)
-    drawn = (rng.integers(len(columns[0]), size=len(columns[0])) for _ in range(RESAMPLES))
-    found = [measure(curve(*(values[at] for values in columns))) for at in drawn]
-    low, high = np.nanquantile(found, (0.025, 0.975))
-    return Interval(value=measure(curve(*columns)), low=float(low), high=float(high))
+    drawn = (rng.integers(len(columns[0]), size=len(columns[0])) for _ in range(count))
+    return np.array([measure(curve(*(values[at] for values in columns))) for at in drawn])
