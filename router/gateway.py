@@ -22,6 +22,7 @@ from starlette.requests import Request as HTTPRequest
 from foreshore.backend import Backend
 from foreshore.config import Config, Tenant
 from foreshore.errors import BadRequest, DeadlineExceeded, ForeshoreError, NotFound, Unauthorized
+from foreshore.router import feedback_api
 from foreshore.router.body import parse_json, read_body
 from foreshore.router.disconnect import ClientGone, while_connected
 from foreshore.router.door import Body, Frame
@@ -67,6 +68,7 @@ def create_app(
     gateway = Gateway(router)
     for path, kind in DOORS.items():
         app.add_route(path, gateway.endpoint(kind), methods=["POST"])
+    app.add_route("/v1/feedback", feedback_api.endpoint(router.ledger, gateway.admit), methods=["POST"])
     app.add_route("/v1/models", gateway.models)
     app.add_route("/v1/models/{name:path}", gateway.model)
     app.add_route("/healthz", gateway.healthz)
@@ -119,7 +121,7 @@ class Gateway:
                 exchange.close()
 
     async def _read(self, http: HTTPRequest, kind: type[Any], arrived: float) -> tuple[Caller, Body, Request]:
-        tenant = self._admit(http)
+        tenant = self.admit(http)
         limits = self.router.loaded.config.limits
         try:
             async with asyncio.timeout(limits.timeout):
@@ -147,7 +149,7 @@ class Gateway:
         request = replace(request, tenant=tenant.name, deadline=arrived + timeout)
         return caller, body, request
 
-    def _admit(self, http: HTTPRequest) -> Tenant:
+    def admit(self, http: HTTPRequest) -> Tenant:
         """The caller's tenant. Without keys only this machine may ask, and no web page through a name it made up."""
         tenants = self.router.loaded.tenants
         host = http.headers.get("host", "")
@@ -183,12 +185,12 @@ class Gateway:
         )
 
     async def models(self, http: HTTPRequest) -> Response:
-        self._admit(http)
+        self.admit(http)
         names = ["auto", *self.router.loaded.targets]
         return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
 
     async def model(self, http: HTTPRequest) -> Response:
-        self._admit(http)
+        self.admit(http)
         name = http.path_params["name"]
         if name != "auto" and name not in self.router.loaded.targets:
             raise NotFound(f"there is no model {name[:100]!r}", param="model")
@@ -206,14 +208,14 @@ class Gateway:
         ready = any(state in ("ready", "idle") for state in states.values())
         body: dict[str, Any] = {"status": "ready" if ready else "not ready"}
         with suppress(Unauthorized):
-            self._admit(http)
+            self.admit(http)
             body |= {"targets": states, "config": self.router.loaded.digest}
             if self.router.config_error:
                 body["config_error"] = self.router.config_error
         return JSONResponse(body, status_code=200 if ready else 503)
 
     async def metrics(self, http: HTTPRequest) -> Response:
-        self._admit(http)
+        self.admit(http)
         return PlainTextResponse(self.router.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -11,7 +11,20 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Accuracy", "Card", "Device", "Divergence", "Interval", "Segment", "Similarity", "Speed", "Spread", "parse"]
+__all__ = [
+    "Accuracy",
+    "Card",
+    "ConfidenceCard",
+    "Device",
+    "Divergence",
+    "Interval",
+    "Segment",
+    "Similarity",
+    "Speed",
+    "Spread",
+    "Threshold",
+    "parse",
+]
 
 T = TypeVar("T")
 
@@ -79,6 +92,34 @@ class Similarity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """What a cascade does that keeps answers of at least this confidence."""
+
+    confidence: float
+    local_share: float  # of the answers that are kept
+    accuracy: Interval  # share of right ones among those
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfidenceCard:
+    """What the variant's log-probabilities say of its answers being right, on tasks; cross-fitted.
+
+    `model` is what computes it, a `foreshore.quality.confidence.Confidence` in JSON; `None` where there were too few
+    right or wrong answers to learn it. The answers themselves are in the file `labels` beside the manifest.
+    """
+
+    tasks_sha256: str
+    count: int
+    correct: int
+    labels: str
+    labels_sha256: str
+    auroc: Interval | None = None  # probability that a right answer has more confidence than a wrong one
+    ece: Interval | None = None  # mean distance between confidence and the share of right answers
+    thresholds: tuple[Threshold, ...] = ()  # from all answers kept to a twentieth of them
+    model: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """A class of machines: two with the same `fingerprint` are expected to run a variant alike."""
 
@@ -109,6 +150,7 @@ class Card:
     divergence: Divergence | None = None
     accuracy: Accuracy | None = None
     similarity: Similarity | None = None
+    confidence: ConfidenceCard | None = None
     speeds: tuple[Speed, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:

@@ -159,9 +159,10 @@ class Manifest:
 
 
 def quality_sha256(card: Card | None) -> str:
-    """Of what a gate judges: all that was measured but speeds, in canonical JSON."""
+    """Of what a gate judges: all that was measured but speeds and confidence, in canonical JSON."""
     plain = json.loads(json.dumps((card or Card()).to_json()))
     measured = {**Card.from_json(plain).to_json(), "speeds": ()}
+    del measured["confidence"]  # decisions made before there was any still hold
     text = json.dumps(measured, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -107,7 +107,7 @@ def test_too_few_answers_of_either_kind_are_refused() -> None:
     answers, _ = simulated(60, 7)
     with pytest.raises(UsageError, match="60 right and 0 wrong"):
         Confidence.fit(answers, [True] * 60)
-    with pytest.raises(UsageError, match="1 of the answers"):
+    with pytest.raises(ValueError, match="without tokens"):
         Confidence.fit([*answers, ()], [True] * 61)
     with pytest.raises(UsageError, match="60 answers, but 2 marks"):
         Confidence.fit(answers, [True, False])

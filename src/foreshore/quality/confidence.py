@@ -70,28 +70,22 @@ class Confidence:
     def fit(cls, answers: Sequence[Sequence[TokenLogprob]], correct: Sequence[bool], *, seed: int = 0) -> Confidence:
         """Learn from `answers` that were `correct` or not. Its `evidence` is cross-fitted.
 
-        Raises `UsageError` for fewer than 20 right or 20 wrong answers, or one without tokens.
+        Raises `UsageError` for fewer than 20 right or 20 wrong answers, `ValueError` for one without tokens.
         """
-        return cls.fit_and_judge(answers, correct, seed=seed)[0]
+        return cls.learn([features(tokens) for tokens in answers], correct, seed=seed)[0]
 
     @classmethod
-    def fit_and_judge(
-        cls, answers: Sequence[Sequence[TokenLogprob]], correct: Sequence[bool], *, seed: int = 0
-    ) -> tuple[Confidence, Numbers]:
-        """As `fit`; with the confidence of each answer (answers,) by models that did not learn from it."""
+    def learn(
+        cls, rows: Sequence[Numbers], correct: Sequence[bool], *, seed: int = 0
+    ) -> tuple[Confidence, Sequence[float]]:
+        """As `fit`, from answers' `features`; with the confidence in each by models that did not learn from it."""
         right = np.asarray(correct, bool)
-        _check(answers, right)
-        rows = np.array([features(tokens) for tokens in answers])
-        raw, judged, kind = _cross_fitted(rows, right, seed)
-        scaled = fitting.Scaled(rows)
-        weights = fitting.logistic(scaled(rows), right)
+        _check(rows, right)
+        x = np.array(rows)
+        raw, judged, kind = _cross_fitted(x, right, seed)
+        scaled = fitting.Scaled(x)
+        weights = fitting.logistic(scaled(x), right)
         scores, shares = kind(raw, right)
-        evidence = Evidence(
-            count=len(right),
-            correct=int(right.sum()),
-            auroc=fitting.interval(fitting.auroc, judged, right, seed),
-            ece=fitting.interval(fitting.ece, judged, right, seed),
-        )
         made = cls(
             mean=tuple(scaled.mean.tolist()),
             scale=tuple(scaled.scale.tolist()),
@@ -100,9 +94,14 @@ class Confidence:
             scores=tuple(scores.tolist()),
             shares=tuple(shares.tolist()),
             calibrated=True,
-            evidence=evidence,
+            evidence=Evidence(
+                count=len(right),
+                correct=int(right.sum()),
+                auroc=fitting.interval(fitting.auroc, judged, right, seed),
+                ece=fitting.interval(fitting.ece, judged, right, seed),
+            ),
         )
-        return made, judged
+        return made, judged.tolist()
 
     def of(self, tokens: Sequence[TokenLogprob]) -> float:
         """The confidence in an answer, 0 to 1. Raises `ValueError` for one without tokens."""
@@ -124,11 +123,9 @@ class Confidence:
         return found
 
 
-def _check(answers: Sequence[Sequence[TokenLogprob]], right: Flags) -> None:
-    if len(answers) != len(right):
-        raise UsageError(f"there are {len(answers)} answers, but {len(right)} marks")
-    if empty := sum(not tokens for tokens in answers):
-        raise UsageError(f"{empty} of the answers have no token with a log-probability")
+def _check(rows: Sequence[Numbers], right: Flags) -> None:
+    if len(rows) != len(right):
+        raise UsageError(f"there are {len(rows)} answers, but {len(right)} marks")
     good, bad = int(right.sum()), int((~right).sum())
     if min(good, bad) < FEWEST:
         what = f"{good} right and {bad} wrong answers are too few to learn confidence from"
