@@ -13,6 +13,8 @@ from foreshore.router.regression import Regression
 
 __all__ = ["Forecast", "Forecaster", "Speeds", "Work"]
 
+FIXED_TOKENS = 100  # prompt tokens that the constant part of a TTFT is worth, until it was learned
+FIRST_STEP_S = 0.02  # of an answer's token, until one was seen
 LONGEST_S = 1e6  # what claims to have taken longer is no measurement
 
 
@@ -97,6 +99,7 @@ class Forecaster:
     """
 
     def __init__(self, speeds: Speeds | None = None, *, slots: int = 0) -> None:
+        self._decode: Regression | None
         self.slots = slots  # requests that the target computes at a time; 0: unknown
         self.outcomes = 0
         self.lengths = AnswerLengths()
@@ -125,11 +128,12 @@ class Forecaster:
         length = self.lengths.expect(work.route, work.tenant, work.max_tokens)
         total_s, spread = ttft_s, ttft_spread
         if length.median > 1.0:
-            decode_s = self._decode.predict(_decode_costs(work, length.median))
+            decode = self._decode or _UNKNOWN
+            decode_s = decode.predict(_decode_costs(work, length.median))
             total_s += decode_s
             share = decode_s / total_s
             spread = math.sqrt(
-                ((1.0 - share) * ttft_spread) ** 2 + share * share * (self._decode.scale**2 + length.spread**2)
+                ((1.0 - share) * ttft_spread) ** 2 + share * share * (decode.scale**2 + length.spread**2)
             )
         return Forecast(
             Distribution(math.log(ttft_s), ttft_spread, self._ttft_quantiles.values),
@@ -161,7 +165,7 @@ class Forecaster:
             self._load_s += 0.5 * (max(0.0, ttft_s - forecast.ttft_s + self._load_s) - self._load_s)
             return
         if not self.known:
-            self._begin(Speeds(), ttft_s)
+            self._begin_with(work, ttft_s)
         self.outcomes += 1
         self._ttft_quantiles.learn(forecast.ttft.place(ttft_s))
         self._total_quantiles.learn(forecast.total.place(total_s))
@@ -169,23 +173,33 @@ class Forecaster:
         residual = self._ttft.learn(self._costs(work, cached_share), ttft_s)
         self._ttft_spreads[_crowd(work)].learn(forecast.ttft.error(ttft_s))
         if output_tokens > 1 and total_s > ttft_s:
+            self._decode = self._decode or _decode((total_s - ttft_s) / (output_tokens - 1))
             self._decode.learn(_decode_costs(work, output_tokens), total_s - ttft_s)
         if self._drift.learn(residual / scale):
             self._changed()
 
-    def _begin(self, speeds: Speeds, ttft_s: float = 0.0) -> None:
-        """Costs before anything was learned; without measurements all of `ttft_s` is the constant."""
+    def _begin(self, speeds: Speeds) -> None:
+        """Costs before anything was learned: those measured, else round numbers."""
         self._measured = speeds.prefill_tokens_per_s > 0.0
-        token = 1.0 / speeds.prefill_tokens_per_s if self._measured else (ttft_s or 0.3) / 2000
-        step = 1.0 / speeds.decode_tokens_per_s if speeds.decode_tokens_per_s > 0.0 else 0.02
-        base = ttft_s or (0.01 if self._measured else 0.3)
+        token = 1.0 / speeds.prefill_tokens_per_s if self._measured else 1e-3
+        decodes = speeds.decode_tokens_per_s > 0.0
+        step = 1.0 / speeds.decode_tokens_per_s if decodes else FIRST_STEP_S
+        base = 0.01 if self._measured else 0.3
         costs = [base, token, token, step, step, token, 10 * step]
-        self._ttft = Regression(costs, [max(base, step), 2 * token, 2 * token, step, 2 * step, 2 * token, 20 * step])
-        self._decode = Regression([step, 0.1 * step, 0.0], [step, 0.3 * step, 2 * step])
+        self._ttft = Regression(costs, [10 * base, 2 * token, 2 * token, step, 2 * step, 2 * token, 20 * step])
+        self._decode = _decode(step) if decodes else None
         self._load_s = speeds.load_s
 
+    def _begin_with(self, work: Work, ttft_s: float) -> None:
+        """The first outcome is the only measure there is: a part of it is constant, the rest the prompt's."""
+        fresh = max(1.0, work.prompt_tokens - work.cached_tokens)
+        token = ttft_s / (fresh + FIXED_TOKENS)
+        base = FIXED_TOKENS * token
+        costs = [base, token, token, base / 10, base / 4, 0.0, base / 4]
+        self._ttft = Regression(costs, [base, 2 * token, 2 * token, base, 2 * base, token, 2 * base])
+
     def _changed(self) -> None:
-        self._ttft.loosen()
+        self._ttft.change()
         self._ttft_quantiles.hurry()
         self._total_quantiles.hurry()
 
@@ -202,6 +216,11 @@ class Forecaster:
         return (1.0, fresh, ahead, running, waiting, shared, beyond if beyond > 0 else 0.0)
 
 
+def _decode(step_s: float) -> Regression:
+    """Of the time after the first token, where a lone answer's token takes about `step_s`."""
+    return Regression([step_s, 0.1 * step_s, 0.0], [step_s, 0.5 * step_s, 2 * step_s])
+
+
 def _crowd(work: Work) -> int:
     """0: it has the target for itself; 1: others generate; 2: others wait too. Each errs by its own measure."""
     return 2 if work.waiting else 1 if work.running else 0
@@ -210,3 +229,6 @@ def _crowd(work: Work) -> int:
 def _decode_costs(work: Work, tokens: float) -> tuple[float, float, float]:
     """The features of the time from the first token to the last."""
     return (tokens - 1.0, (tokens - 1.0) * (work.running + work.waiting), 1.0)
+
+
+_UNKNOWN = _decode(FIRST_STEP_S)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from operator import mul
+from statistics import median
 
 __all__ = ["Regression"]
 
@@ -13,27 +15,30 @@ FIRST_SCALE = 0.4  # of residuals, as a logarithm of seconds, until some were se
 SCALE_WEIGHT = 0.03  # of the newest residual
 LEAST_SCALE, MOST_SCALE = 0.03, 1.0
 TINY_S = 1e-5  # no prediction is shorter
-FORGET = 1 / 300  # about the last 300 outcomes matter
-LOOSE = 12  # outcomes after `loosen` that are taken whole
-JUMP = 2.5  # and how far beyond the scale they may pull
+KEEP = 1 - 1 / 300  # of what is known, from one outcome to the next: about the last 300 matter
+KEEP_CHANGED = 0.1  # of it, where the world changed
+SWEEPS = 2  # over the weights, after each outcome; they begin where the last ones ended
+LATELY = 7  # residuals that tell how far everything moved
 
 
 class Regression:
     """Seconds are a weighted sum of features; features and weights are >= 0, for more work never takes less time.
 
-    Recursive least squares with forgetting on the *logarithm* of seconds, each step linearised at its prediction (an
-    extended Kalman filter for a random walk of the weights): 10 ms instead of 5 is as wrong as 10 s instead of 5, and
-    a stall counts no more than a few ordinary errors. No weight ever becomes less certain than it began, so that
-    features that stay away for long do not blow up.
+    Least squares of *relative* errors, with forgetting: 10 ms instead of 5 is as wrong as 10 s instead of 5. Residuals
+    are clipped in the logarithm, so that a stall counts as an ordinary error. The weights are held to what they began
+    at by a ridge, which matters while a feature is rare, and found by coordinate descent on the normal equations: a
+    convex problem with bounds, which no sequence of outcomes can make unstable, as it can recursive least squares.
     """
 
     def __init__(self, weights: Sequence[float], deviations: Sequence[float]) -> None:
         """`weights` to begin with, in seconds per unit of each feature, and how far off each may be."""
         self.weights = list(weights)
         self.scale = FIRST_SCALE
-        self._first = [(d / FIRST_SCALE) ** 2 for d in deviations]
-        self._spread = [[v if i == j else 0.0 for j in range(len(weights))] for i, v in enumerate(self._first)]
-        self._loose = 0
+        self._first = list(weights)
+        self._ridge = [(FIRST_SCALE / deviation) ** 2 for deviation in deviations]
+        self._square = [[0.0] * len(weights) for _ in weights]  # sums of feature * feature / expected^2
+        self._seen = [0.0] * len(weights)  # of feature * seconds / expected^2
+        self._lately: deque[float] = deque(maxlen=LATELY)
 
     def predict(self, features: Sequence[float]) -> float:
         """Seconds, more than 0."""
@@ -44,47 +49,36 @@ class Regression:
         """Take an outcome in; returns the logarithm of outcome / prediction as it was before."""
         expected = self.predict(features)
         residual = math.log(max(seconds, TINY_S) / expected)
-        size = abs(residual)
         bound = CLIP * self.scale
-        if self._loose:
-            self._loose -= 1
-            bound = JUMP
-        self.scale += SCALE_WEIGHT * (
-            min(1.2533 * size, 3 * self.scale) - self.scale
-        )  # 1.2533: to a normal's deviation
-        self.scale = min(MOST_SCALE, max(LEAST_SCALE, self.scale))
-        self._update([f / expected for f in features], max(-bound, min(bound, residual)))
+        size = min(1.2533 * abs(residual), 3.0 * self.scale)  # 1.2533: from a mean size to a normal's deviation
+        self.scale = min(MOST_SCALE, max(LEAST_SCALE, self.scale + SCALE_WEIGHT * (size - self.scale)))
+        self._lately.append(residual)
+        self._add([f / expected for f in features], math.exp(max(-bound, min(bound, residual))))
+        self._solve()
         return residual
 
-    def loosen(self) -> None:
-        """The world changed: believe the weights as little as at the start, and the next outcomes whole."""
-        for i, row in enumerate(self._spread):
-            row[i] = self._first[i] = max(self._first[i], (self.weights[i] / FIRST_SCALE) ** 2)
-            row[:i] = [0.0] * i
-            row[i + 1 :] = [0.0] * (len(row) - i - 1)
-        self._loose = LOOSE
+    def change(self) -> None:
+        """The world changed, and most likely for all costs alike: a hot processor, a busy machine, a far network. Move
+        all of them as far as the last residuals say, and forget most of what was known."""
+        factor = math.exp(median(self._lately)) if self._lately else 1.0
+        self.weights = [w * factor for w in self.weights]
+        self._first = [w * factor for w in self._first]
+        self._ridge = [r / factor**2 for r in self._ridge]
+        self._square = [[v * KEEP_CHANGED / factor**2 for v in row] for row in self._square]
+        self._seen = [v * KEEP_CHANGED / factor for v in self._seen]
+        self._lately.clear()
 
-    def _update(self, slope: list[float], error: float) -> None:
-        """`slope` is the derivative of the logarithm by each weight. Variances are in units of the noise's."""
-        spread = self._spread
-        along = [sum(map(mul, row, slope)) for row in spread]
-        whole = 1.0 + sum(map(mul, slope, along))
-        step = error / whole
-        self.weights = [w if (w := old + step * a) > 0.0 else 0.0 for old, a in zip(self.weights, along, strict=True)]
-        for i, row in enumerate(spread):
-            share = along[i] / whole
-            for j in range(i + 1):
-                row[j] = spread[j][i] = (row[j] - share * along[j]) * (1.0 + FORGET)
-        for i, most in enumerate(self._first):
-            if (variance := spread[i][i]) > most:
-                _shrink(spread, i, math.sqrt(most / variance))
+    def _add(self, slope: list[float], ratio: float) -> None:
+        """`slope` are the features over the expected seconds, `ratio` the outcome over them."""
+        for i, feature in enumerate(slope):
+            self._square[i] = [KEEP * old + feature * other for old, other in zip(self._square[i], slope, strict=True)]
+            self._seen[i] = KEEP * self._seen[i] + feature * ratio
 
-
-def _shrink(spread: list[list[float]], i: int, by: float) -> None:
-    """Scale the i-th row and column: the matrix stays positive semidefinite."""
-    row = spread[i]
-    for j in range(len(row)):
-        row[j] *= by
-        if j != i:
-            spread[j][i] = row[j]
-    row[i] *= by
+    def _solve(self) -> None:
+        weights = self.weights
+        for _ in range(SWEEPS):
+            for i, row in enumerate(self._square):
+                ridge, old = self._ridge[i], weights[i]
+                slope = self._seen[i] - sum(map(mul, row, weights)) + ridge * (self._first[i] - old)
+                new = old + slope / (row[i] + ridge)
+                weights[i] = new if new > 0.0 else 0.0
