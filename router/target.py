@@ -98,6 +98,11 @@ class Target:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    def inherit(self, old: Target) -> None:
+        """Go on with what `old` has learned, where a reload changed neither the model nor where it is."""
+        if _place(self.spec) == _place(old.spec):
+            self.meter = old.meter
+
     def hold(self) -> None:
         """Keep the backend open until `release`."""
         self._holders += 1
@@ -264,6 +269,11 @@ def _fixed(name: str, spec: TargetConfig) -> dict[str, Any]:
         "input_price": spec.price.input,
         "output_price": spec.price.output,
     }
+
+
+def _place(spec: TargetConfig) -> tuple[Any, ...]:
+    """What bears on how long a target takes."""
+    return spec.kind, spec.model, spec.base_url, spec.engine
 
 
 class _Watch:

@@ -197,6 +197,17 @@ def test_what_a_cache_has_is_not_computed_again() -> None:
     assert cold.work(Ask.of(facts)).cached_tokens == 0
 
 
+def test_a_successor_at_the_same_place_goes_on_with_what_was_learned() -> None:
+    old = made(ended(40))
+    asyncio.run(ask(old, times=5))
+    dearer = made([], LOCAL.model_copy(update={"context_tokens": 256}))
+    dearer.inherit(old)
+    assert dearer.facts_for(ASKED).total_s > 0
+    other = made([], LOCAL.model_copy(update={"model": "tiny:q4_0"}))
+    other.inherit(old)
+    assert other.facts_for(ASKED).total_s == 0
+
+
 # --- its queue ---
 
 
