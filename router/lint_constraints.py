@@ -9,11 +9,12 @@ from typing import Any
 
 from foreshore.router.lint_finding import Finding, in_words
 from foreshore.router.lint_reach import Reach
-from foreshore.router.lint_scene import Scene, fixed_of, scene_of
+from foreshore.router.lint_scene import fixed_of, scene_of
 from foreshore.router.lint_solve import Found, solve
 from foreshore.router.lint_terms import FALSE, TRUE, Atom, Slot, Term, among, atoms_of, both, either, negated, term_of
 from foreshore.router.lint_values import Values
 from foreshore.router.policy import Constraint
+from foreshore.router.scene import Scene
 
 __all__ = ["contradictions"]
 

@@ -8,17 +8,21 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from foreshore.errors import ConfigError
+from foreshore.router.lint_finding import telling
 from foreshore.router.lint_reach import Reach
-from foreshore.router.lint_scene import Scene, scene_of
+from foreshore.router.lint_scene import scene_of
 from foreshore.router.lint_solve import Found, Nothing, Open, solve
 from foreshore.router.lint_terms import TRUE, Term, among, both, term_of
 from foreshore.router.lint_types import check_types
 from foreshore.router.lint_values import Values
-from foreshore.router.rules import SCENE, Expression
+from foreshore.router.policy import load_scene
+from foreshore.router.rules import SCENE, Evaluator, Expression
+from foreshore.router.scene import Scene
 
 __all__ = ["PRIVATE", "Egress", "Witness", "prove"]
 
 PRIVATE = "request.private"
+Verdict = Literal["proved", "broken", "not proved"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +46,7 @@ class Egress:
     """`by` a proof: what keeps the request in. `because`: the expressions that stand in the way of a proof."""
 
     property: str
-    verdict: Literal["proved", "broken", "not proved"]
+    verdict: Verdict
     targets: Sequence[str] = ()  # those not on this machine
     by: Mapping[str, str] = field(default_factory=dict)
     witness: Witness | None = None
@@ -51,51 +55,62 @@ class Egress:
 
 def prove(reach: Reach, kind: str = PRIVATE) -> Egress:
     """`kind` is CEL over what a `when` sees. Raises `ConfigError` where it is none."""
-    where = "--no-egress"
-    mistakes = check_types(kind, where=where, sees=SCENE)
+    mistakes = check_types(kind, where="--no-egress", sees=SCENE)
     if mistakes:
         raise ConfigError("\n".join(map(str, mistakes)))
-    Expression.compile(kind, where=where, sees=SCENE)
+    proof = _Proof(reach, Expression.compile(kind, where="--no-egress", sees=SCENE))
     away = [name for name, spec in reach.config.targets.items() if not spec.local]
-    asked = both(reach.possible, among(term_of(kind), TRUE))
     by: dict[str, str] = {}
     because: dict[str, None] = {}
     for name in away:
-        found = _reached(reach, asked, name)
+        found = proof.of(name)
         if isinstance(found, Witness):
             return Egress(property=kind, verdict="broken", targets=away, witness=found)
         if isinstance(found, Open):
             because.update(dict.fromkeys(found.because))
         else:
             by[name] = found
-    return Egress(
-        property=kind, verdict="not proved" if because else "proved", targets=away, by=by, because=tuple(because)
-    )
+    verdict: Verdict = "not proved" if because else "proved"
+    return Egress(property=kind, verdict=verdict, targets=away, by=by, because=tuple(because))
 
 
-def _reached(reach: Reach, asked: Term, target: str) -> Witness | Open | str:
-    """A request that reaches `target`, or what prevents every one, or what nobody can say."""
-    if isinstance(solve(both(asked, reach.built_in(target)), reach.domain), Nothing):
-        return "built in"
-    if isinstance(solve(both(asked, reach.may_see(target)), reach.domain), Nothing):
-        return "constraints"
-    ways = (reach.chosen(target), reach.pinned(target))
-    found = [solve(both(asked, way), reach.domain, lambda v: _arrives(v, reach, target)) for way in ways]
-    hit = next((f for f in found if isinstance(f, Found)), None)
-    if hit is not None:
-        return _witness(hit.values, reach, target)
-    because = [reason for f in found if isinstance(f, Open) for reason in f.because]
-    return Open(tuple(dict.fromkeys(because))) if because else "rules"
+class _Proof:
+    """That no request of one kind reaches a target."""
 
+    def __init__(self, reach: Reach, kind: Expression) -> None:
+        self._reach, self._kind, self._evaluator = reach, kind, Evaluator([kind])
+        self._asked = both(reach.possible, among(term_of(kind.source), TRUE))
 
-def _arrives(values: Values, reach: Reach, target: str) -> bool:
-    decision = scene_of(values, reach.config).judged(reach.config, reach.policy).decision
-    return decision is not None and target in decision.targets
+    def of(self, target: str) -> Witness | Open | str:
+        """A request that reaches `target`, or what prevents every one, or what stands in the way of saying so."""
+        if self._never(self._reach.built_in(target)):
+            return "built in"
+        if self._never(self._reach.may_see(target)):
+            return "constraints"
+        because: list[str] = []
+        for way in (self._reach.chosen(target), self._reach.pinned(target)):
+            found = solve(both(self._asked, way), self._reach.domain, lambda v: self._arrives(v, target))
+            if isinstance(found, Found):
+                return self._witness(found.values, target)
+            because += found.because if isinstance(found, Open) else ()
+        return Open(tuple(dict.fromkeys(because))) if because else "rules"
 
+    def _never(self, term: Term) -> bool:
+        return isinstance(solve(both(self._asked, term), self._reach.domain), Nothing)
 
-def _witness(values: Values, reach: Reach, target: str) -> Witness:
-    scene = scene_of(values, reach.config)
-    decision = scene.judged(reach.config, reach.policy).decision
-    assert decision is not None  # `_arrives` has seen it
-    given = {str(s): v for s, v in sorted(values.items(), key=str) if v != reach.domain.default(s)}
-    return Witness(target=target, rule=decision.rule, targets=decision.targets, given=given, scene=scene)
+    def _arrives(self, values: Values, target: str) -> bool:
+        """Whether the engine and the router's own stages say so too."""
+        scene = scene_of(values, self._reach.config)
+        with self._evaluator as evaluator:
+            load_scene(evaluator, scene.request, scene.device, scene.budget, scene.now)
+            if evaluator.ask(self._kind)[0] is not True:
+                return False
+        decision = scene.judged(self._reach.config, self._reach.policy).decision
+        return decision is not None and target in decision.targets
+
+    def _witness(self, values: Values, target: str) -> Witness:
+        scene = scene_of(values, self._reach.config)
+        decision = scene.judged(self._reach.config, self._reach.policy).decision
+        assert decision is not None  # `_arrives` has seen it
+        given = telling(self._reach, values)
+        return Witness(target=target, rule=decision.rule, targets=decision.targets, given=given, scene=scene)

@@ -11,7 +11,7 @@ from dataclasses import fields
 from functools import cached_property
 
 from foreshore.config import Config
-from foreshore.router.decide import ALWAYS, AUTO
+from foreshore.router.decide import AUTO
 from foreshore.router.facts import NO_BUDGET, BudgetFacts
 from foreshore.router.label import PRIVATE_WORDS
 from foreshore.router.lint_scene import fixed_of
@@ -30,7 +30,7 @@ class Reach:
     def __init__(self, config: Config, policy: Policy) -> None:
         self.config, self.policy = config, policy
         self._seen: dict[tuple[str, str], Term] = {}
-        self.default = Rule(name="default", when=ALWAYS, prefer=policy.default)
+        self.default = policy.default
 
     @cached_property
     def domain(self) -> Domain:

@@ -1,59 +1,21 @@
-"""Values of a proof's slots made into facts, and what the router's own stages make of them: a witness is not believed,
-it is run."""
+"""Values of a proof's slots made into a scene: a witness is not believed, it is decided on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from foreshore.config import Config
-from foreshore.errors import ForeshoreError
-from foreshore.router.constrain import Clearing, constrain
-from foreshore.router.decide import Decision, State, decide
-from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts, TargetFacts
+from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts
 from foreshore.router.lint_terms import HEADERS, Slot
 from foreshore.router.lint_values import ABSENT, Values
-from foreshore.router.policy import Policy
+from foreshore.router.scene import Scene
 from foreshore.router.target import describe
-from foreshore.types import Request
 
-__all__ = ["Scene", "Verdict", "fixed_of", "scene_of"]
+__all__ = ["fixed_of", "scene_of"]
 
 _CERTAIN = ("name", "kind", "model", "local", "tags", "json", "images", "input_price", "output_price")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What the hard stage left, and the decision or the refusal."""
-
-    clearing: Clearing
-    decision: Decision | None = None
-    error: ForeshoreError | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """All that a decision looks at, in facts."""
-
-    request: RequestFacts = field(default_factory=RequestFacts)
-    targets: Sequence[TargetFacts]
-    device: DeviceFacts = field(default_factory=DeviceFacts)
-    budget: BudgetFacts = field(default_factory=BudgetFacts)
-    now: ClockFacts = field(default_factory=ClockFacts)
-
-    def judged(self, config: Config, policy: Policy, request: Request | None = None) -> Verdict:
-        """By the gateway's own `constrain` and `decide`. `request`: the real one, where there is one."""
-        asked = request or Request(task=self.request.task, model=self.request.model)
-        device, budget, now = self.device, self.budget, self.now
-        clearing = constrain(
-            asked, self.request, self.targets, config.targets, policy, device=device, budget=budget, now=now
-        )
-        state = State(policy=policy, targets=self.targets, clearing=clearing, device=device, budget=budget, now=now)
-        try:
-            return Verdict(clearing=clearing, decision=decide(self.request, state))
-        except ForeshoreError as error:
-            return Verdict(clearing=clearing, error=error)
 
 
 def fixed_of(name: str, config: Config, alias: str = "") -> dict[Slot, Any]:

@@ -13,8 +13,8 @@ from itertools import islice, product
 from typing import Any
 
 from foreshore.router.lint_examples import examples
-from foreshore.router.lint_terms import ANY, ERROR, FALSE, TRUE, Atom, Slot, Term, atoms_of
-from foreshore.router.lint_values import Cell, Domain, outcome
+from foreshore.router.lint_terms import ANY, ERROR, FALSE, HEADERS, TRUE, Atom, Slot, Term, atoms_of
+from foreshore.router.lint_values import ABSENT, Cell, Domain, outcome
 
 __all__ = ["Found", "Nothing", "Open", "solve"]
 
@@ -22,6 +22,7 @@ MAX_STEPS = 20_000
 MAX_CASES = 64  # abstract solutions for which values are looked for
 MAX_TRIES = 400  # values tried for one of them
 TOO_MANY = f"more than {MAX_STEPS} cases"
+ALL_HEADERS = Slot(HEADERS)
 Values = Mapping[Slot, Any]
 
 
@@ -121,16 +122,23 @@ class _Search:
         values = {
             slot: case.cells[slot].value if slot in case.cells else self._domain.default(slot) for slot in self._cells
         }
+        values = self._whole(values)
         if self._true(values):
             yield values
         if not case.guessed:
             return
         offers = {slot: self._offers(slot, case) for slot in {s for a in case.guessed for s in a.slots}}
         for chosen in _mixed(list(offers.values())):
-            tried = {**values, **dict(zip(offers, chosen, strict=True))}
+            tried = self._whole({**values, **dict(zip(offers, chosen, strict=True))})
             if self._true(tried):
                 yield tried
                 return
+
+    def _whole(self, values: dict[Slot, Any]) -> dict[Slot, Any]:
+        """With the headers as a whole, where an atom looks at them so, made of the single ones."""
+        if ALL_HEADERS in values:
+            values[ALL_HEADERS] = {s.header: v for s, v in values.items() if s.header and v is not ABSENT}
+        return values
 
     def _offers(self, slot: Slot, case: _Case) -> list[Any]:
         cell = case.cells[slot]

@@ -8,7 +8,7 @@ from typing import Any
 
 import cel
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from foreshore.config import Config, Constraint, Price, Privacy, Rule, TargetConfig, Tenant
@@ -16,12 +16,12 @@ from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, Request
 from foreshore.router.lint_egress import prove
 from foreshore.router.lint_fields import LABELS
 from foreshore.router.lint_reach import Reach
-from foreshore.router.lint_scene import Scene
 from foreshore.router.lint_terms import ERROR, FALSE, TRUE, Slot, term_of
 from foreshore.router.lint_types import check_types
 from foreshore.router.lint_values import outcome
 from foreshore.router.policy import Policy, load_scene
 from foreshore.router.rules import OF_TARGETS, SCENE, Evaluator, Expression
+from foreshore.router.scene import Scene
 from foreshore.router.target import describe
 
 TARGETS = {
@@ -53,6 +53,9 @@ OF_TARGET = (
     *("target.local", "target.waiting == 0", "target.cost < 0.5", "'spare' in target.tags", "target.name != 'cloud'"),
     *("target.total_s < request.deadline_s", "target.healthy", "target.kind == 'openai'"),
 )
+
+
+DRAWN: Any = {"deadline": None, "derandomize": True, "database": None, "phases": [Phase.generate]}
 
 
 def conditions(*atoms: str) -> st.SearchStrategy[str]:
@@ -149,7 +152,7 @@ def gets_out(config: Config, policy: Policy, scene: Scene) -> bool:
     return decision is not None and any(not config.targets[name].local for name in decision.targets)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, **DRAWN)
 @given(data=st.data(), seed=st.integers(0, 2**32))
 def test_what_is_proved_never_happens_and_a_witness_does(data: st.DataObject, seed: int) -> None:
     config = data.draw(policies(*SETTLED, *LOOSE))
@@ -173,7 +176,7 @@ def test_what_is_proved_never_happens_and_a_witness_does(data: st.DataObject, se
         assert found.because
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, **DRAWN)
 @given(data=st.data())
 def test_a_policy_of_settled_comparisons_is_always_decided(data: st.DataObject) -> None:
     config = data.draw(policies(*SETTLED))
@@ -181,7 +184,7 @@ def test_a_policy_of_settled_comparisons_is_always_decided(data: st.DataObject) 
     assert prove(Reach(config, Policy(config)), kind).verdict in ("proved", "broken")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, **DRAWN)
 @given(data=st.data(), seed=st.integers(0, 2**32))
 def test_private_requests_never_leave_whatever_the_policy(data: st.DataObject, seed: int) -> None:
     config = data.draw(policies(*SETTLED, *LOOSE))
@@ -190,7 +193,7 @@ def test_private_requests_never_leave_whatever_the_policy(data: st.DataObject, s
     assert not any(s.request.private and gets_out(config, policy, s) for s in scenes(config, seed, 40))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, **DRAWN)
 @given(source=conditions(*SETTLED, *LOOSE, *OF_TARGET), seed=st.integers(0, 2**32))
 def test_a_formula_gives_what_the_engine_gives(source: str, seed: int) -> None:
     assert check_types(source, where="test", sees=OF_TARGETS) == []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from foreshore.cli import route_lint
+from foreshore.cli import route_lint, route_test
 from foreshore.cli.console import err, exit_on_error, out, print_json
 from foreshore.cli.route_options import ConfigOption, JsonOption
 from foreshore.errors import ForeshoreError, NotFound
@@ -20,6 +20,7 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, help="Explain and check routing decisions.")
 
 app.command("lint")(route_lint.lint)
+app.command("test")(route_test.run)
 
 
 @app.command()

@@ -1,0 +1,138 @@
+"""Facts set by hand, checked as if they had been measured: what a test case or `route explain` supposes."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from foreshore.errors import NotFound, UsageError
+from foreshore.router.lint_fields import FIELDS, Field
+from foreshore.router.scene import Scene
+
+__all__ = ["changed", "parse_settings"]
+
+PARTS = ("request", "device", "budget", "now")
+_KINDS: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "double": (int, float), "string": (str,)}
+_SHOWN = {"bool": "true or false", "int": "a whole number", "double": "a number", "string": "text"}
+_FIXED = ("target.name", "target.local", "target.kind")  # of the config, and privacy hangs on them
+
+
+def changed(scene: Scene, settings: Mapping[str, Any]) -> Scene:
+    """`scene` with `settings`, by names like "device.online", "request.prompt_tokens" and "target.cloud.healthy".
+
+    Raises `UsageError` for a field that is not there or cannot be so, `NotFound` for a target.
+    """
+    parts: dict[str, dict[str, Any]] = {}
+    targets: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        part, target, field = _split(name, scene)
+        where = targets.setdefault(target, {}) if target else parts.setdefault(part, {})
+        where[field] = _checked(f"{part}.{field}", value)
+    found = {part: replace(getattr(scene, part), **values) for part, values in parts.items() if part != "request"}
+    if "request" in parts:
+        found["request"] = replace(scene.request, **_with_labels(parts["request"]))
+    if targets:
+        found["targets"] = _ranked([replace(t, **targets.get(t.name, {})) for t in scene.targets])
+    return replace(scene, **found)
+
+
+def parse_settings(part: str, pairs: Iterable[str]) -> dict[str, Any]:
+    """`KEY=VALUE` of the command line: `on_battery=true` of the part "device", `cloud.healthy=false` of "target"."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{pair!r} is no setting", hint=f"write KEY=VALUE, as in {_example(part)}")
+        field = f"{part}.{key.rpartition('.')[2]}"
+        found[f"{part}.{key}"] = _read(field, value)
+    return found
+
+
+def _split(name: str, scene: Scene) -> tuple[str, str, str]:
+    """The part, the target or "", and the field."""
+    part, _, rest = name.partition(".")
+    if part != "target":
+        return part, "", rest
+    target, dot, field = rest.rpartition(".")
+    known = [t.name for t in scene.targets]
+    if not dot:
+        raise UsageError(f"{name!r} names no target", hint=f"write TARGET.FIELD, as in {known[0]}.healthy")
+    if target not in known:
+        raise NotFound(f"there is no target {target!r}", hint=f"known are {', '.join(known)}")
+    return part, target, field
+
+
+def _checked(path: str, value: Any) -> Any:
+    field = _field(path)
+    if path in _FIXED:
+        raise UsageError(f"{path!r} is the config's to say", hint="change the config")
+    if field.type.name == "list" and isinstance(value, (list, tuple)):
+        return tuple(_word(path, v, field) for v in value)
+    if field.type.name == "map" and isinstance(value, Mapping):
+        return {str(k).lower(): str(v) for k, v in value.items()}
+    kinds = _KINDS.get(field.type.name, ())
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise UsageError(f"{path} is {value!r}; it must be {_SHOWN.get(field.type.name, f'a {field.type}')}")
+    if isinstance(value, str):
+        return _word(path, value, field)
+    if not isinstance(value, bool):
+        _check_range(path, value, field)
+    return float(value) if field.type.name == "double" else value
+
+
+def _field(path: str) -> Field:
+    if path in FIELDS:
+        return FIELDS[path]
+    part = path.partition(".")[0]
+    known = [name for name in FIELDS if name.startswith(f"{part}.")] or list(FIELDS)
+    near = difflib.get_close_matches(path, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(n.partition('.')[2] for n in known)}"
+    raise UsageError(f"there is no field {path!r}", hint=hint)
+
+
+def _word(path: str, value: Any, field: Field) -> str:
+    if not isinstance(value, str) or (field.words and value not in field.words):
+        raise UsageError(f"{path} is {value!r}", hint=f"it takes {', '.join(field.words) or 'text'}")
+    return value
+
+
+def _check_range(path: str, value: float, field: Field) -> None:
+    low, high = -math.inf if field.low is None else field.low, math.inf if field.high is None else field.high
+    if not math.isfinite(value) or not low <= value <= high:
+        raise UsageError(f"{path} is {value!r}", hint=f"it lies between {low:g} and {high:g}")
+
+
+def _with_labels(values: dict[str, Any]) -> dict[str, Any]:
+    """Labels say that a request is private, and a private one has a label: one is set with the other."""
+    if "labels" in values:
+        return {**values, "private": bool(values["labels"])}
+    if "private" in values:
+        return {**values, "labels": ("header",) if values["private"] else ()}
+    return values
+
+
+def _ranked(targets: list[Any]) -> list[Any]:
+    highest = max((t.quality for t in targets), default=0.0)
+    return [replace(t, best=t.quality >= highest) for t in targets]
+
+
+def _read(path: str, text: str) -> Any:
+    """The value that `text` stands for, by the field's type; as text where it cannot be one."""
+    kind = _field(path).type.name
+    if kind == "bool":
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if kind == "list":
+        return [word for word in text.split(",") if word]
+    if kind in ("int", "double"):
+        try:
+            return int(text) if kind == "int" else float(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _example(part: str) -> str:
+    return {"device": "on_battery=true", "now": "hour=23", "target": "cloud.healthy=false"}.get(part, f"{part}.x=1")

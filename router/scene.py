@@ -1,0 +1,126 @@
+"""All that one decision looks at, in facts, and what the router's own stages make of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from foreshore.config import Config
+from foreshore.errors import ForeshoreError, Unavailable
+from foreshore.router.constrain import Clearing, constrain
+from foreshore.router.decide import Decision, State, decide
+from foreshore.router.estimates import LEARNT, estimated
+from foreshore.router.facts import (
+    ANY_TIME,
+    NO_BUDGET,
+    ON_MAINS,
+    BudgetFacts,
+    ClockFacts,
+    DeviceFacts,
+    RequestFacts,
+    TargetFacts,
+)
+from foreshore.router.label import Caller, label
+from foreshore.router.policy import Policy
+from foreshore.router.target import Target
+from foreshore.types import Chunk, Request
+
+if TYPE_CHECKING:
+    from foreshore.quality.estimator import Estimator
+
+__all__ = ["Scene", "Stage", "Verdict"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the hard stage left, and the decision or the refusal."""
+
+    clearing: Clearing
+    decision: Decision | None = None
+    error: ForeshoreError | None = None
+
+    @property
+    def first(self) -> str:
+        """Who is tried first; "" for nobody."""
+        return self.decision.targets[0] if self.decision else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    request: RequestFacts
+    targets: Sequence[TargetFacts]
+    device: DeviceFacts = ON_MAINS
+    budget: BudgetFacts = NO_BUDGET
+    now: ClockFacts = ANY_TIME
+
+    def judged(self, config: Config, policy: Policy, request: Request | None = None) -> Verdict:
+        """By the gateway's own `constrain` and `decide`, nothing by chance. `request`: the real one, where there is
+        one; else one that asks for nothing special."""
+        asked = request or Request(task=self.request.task, model=self.request.model)
+        device, budget, now = self.device, self.budget, self.now
+        clearing = constrain(
+            asked, self.request, self.targets, config.targets, policy, device=device, budget=budget, now=now
+        )
+        state = State(policy=policy, targets=self.targets, clearing=clearing, device=device, budget=budget, now=now)
+        try:
+            return Verdict(clearing=clearing, decision=decide(self.request, state))
+        except ForeshoreError as error:
+            return Verdict(clearing=clearing, error=error)
+
+
+class Stage:
+    """Where requests are decided on without a gateway: every target ready and idle, its speed as on its card, budgets
+    unspent. Nothing is loaded, asked or sent."""
+
+    def __init__(self, config: Config, policy: Policy) -> None:
+        self.config, self.policy = config, policy
+        self._targets = [Target(name, spec, _Idle(name)) for name, spec in config.targets.items()]
+
+    def scene(self, request: Request, caller: Caller, *, now: ClockFacts = ANY_TIME) -> Scene:
+        facts = label(request, caller, self.config, self.policy.reads)
+        if request.deadline is None:
+            facts = replace(facts, deadline_s=self.config.limits.timeout)
+        return self.scene_of(facts, now=now)
+
+    def scene_of(self, facts: RequestFacts, *, now: ClockFacts = ANY_TIME) -> Scene:
+        """For a request of which only the facts are known."""
+        targets = estimated([t.facts_for(facts) for t in self._targets], facts, self._quality(facts.text))
+        return Scene(request=facts, targets=targets, budget=self._unspent(facts.tenant), now=now)
+
+    def judged(self, scene: Scene, request: Request | None = None) -> Verdict:
+        return scene.judged(self.config, self.policy, request)
+
+    def _quality(self, text: str) -> Mapping[str, float]:
+        """What the estimator expects, where a rule asks and it judges prompts."""
+        if self._estimator is None or self._estimator.answers or not text:
+            return {}
+        return self._estimator.predict(text)
+
+    @cached_property
+    def _estimator(self) -> Estimator | None:
+        path = self.config.quality.estimator
+        if path is None or not self.policy.reads & LEARNT:
+            return None
+        from foreshore.quality.estimator import Estimator
+
+        return Estimator.load(path)
+
+    def _unspent(self, tenant: str) -> BudgetFacts:
+        dollars = next((b.dollars for b in self.config.budgets if b.tenant == tenant), None)
+        return NO_BUDGET if dollars is None else BudgetFacts(dollars=dollars, left=dollars)
+
+
+class _Idle:
+    """A backend that is ready and never asked."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def stream(self, request: Request) -> AsyncIterator[Chunk]:
+        raise Unavailable(f"target {self.name!r} is only looked at here", target=self.name)
+        yield  # which makes it a stream
+
+    async def close(self) -> None:
+        """There is nothing to free."""
