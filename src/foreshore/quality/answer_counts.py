@@ -54,7 +54,7 @@ def answer_counts(prompt: str, answer: str) -> NDArray[np.float64]:
         len({w.lower() for w in words}) / max(1, len(words)),
         len(lines) - len(set(lines)),
         _FINAL.search(answer) is not None,
-        _ENDED.search(answer) is not None,
+        _ENDED.search(answer[-80:]) is not None,
         answer.count("(") != answer.count(")") or answer.count("<<") != answer.count(">>"),
         math.log1p(len(written)),
         math.log1p(sum(s.right for s in written)),

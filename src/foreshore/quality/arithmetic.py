@@ -12,12 +12,11 @@ from math import isfinite
 __all__ = ["Sum", "numbers", "sums"]
 
 MOST = 64  # sums that are looked at
-TOLERANCE = 0.006  # of the result, absolute where that is below 1: answers round to cents
 
 _NUMBER = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+")
 _SUM = re.compile(  # every repetition is bounded, so that no text takes long
     r"([\d$(.][\d\s.,$%()]{0,40}(?:[-+*/x×÷−·^][\s\d.,$%()]{1,40}){1,12})=\s{0,3}\$?(-?\d[\d,]{0,20}(?:\.\d{1,20})?)"
-    r"(?![\d.]|\s?[-+*/x×÷^]\s?[\d$(])"  # what goes on is no result: 1 + 2 = 2 + 1
+    r"(?!\d|\.\d|\s?[-+*/x×÷^]\s?[\d$(])"  # what goes on is no result: 1 + 2 = 2 + 1
 )
 _PYTHON = str.maketrans(
     {"x": "*", "×": "*", "·": "*", "÷": "/", "−": "-", "^": "**", "%": "/100", "$": "", ",": "", "\n": ""}
@@ -34,14 +33,16 @@ _OPERATORS: Mapping[type, Callable[[float, float], float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sum:
-    """What is written as `said`, and what its terms come to; None where they cannot be computed."""
+    """What is written as `said`, and what its terms come to; None where they cannot be computed. `unit` is that of the
+    last digit written: a result that is rounded or cut off there is right."""
 
     said: float
+    unit: float
     worth: float | None
 
     @property
     def right(self) -> bool:
-        return self.worth is not None and abs(self.worth - self.said) <= TOLERANCE * max(1.0, abs(self.said))
+        return self.worth is not None and abs(self.worth - self.said) < 0.999 * self.unit
 
     @property
     def wrong(self) -> bool:
@@ -58,7 +59,8 @@ def sums(text: str) -> Iterator[Sum]:
     """The first `MOST` such as `3 x 60 = 180` or `<<3*60=180>>`."""
     for _, match in zip(range(MOST), _SUM.finditer(text), strict=False):
         terms, said = match.groups()
-        yield Sum(said=float(said.replace(",", "")), worth=_worth(terms))
+        unit = 10.0 ** -len(said.partition(".")[2])
+        yield Sum(said=float(said.replace(",", "")), unit=unit, worth=_worth(terms))
 
 
 def _worth(terms: str) -> float | None:

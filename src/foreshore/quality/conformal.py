@@ -2,10 +2,9 @@
 
 The regret of a threshold is the share of the locally served answers that are wrong where the other target's is right.
 Served locally is what scores at most the threshold. Thresholds are tested one after the other, from the most cautious
-on, as long as an exact binomial test rejects "the regret is above `at_most`": Learn-then-Test with fixed sequences from
-several starts (Angelopoulos et al., "Learn then Test: Calibrating predictive algorithms to achieve risk control",
-2021).
-No assumption is made but that the prompts it was learnt on are drawn as those to come.
+on, as long as an exact binomial test rejects "the regret is above `at_most`": Learn-then-Test with a fixed sequence
+(Angelopoulos et al., "Learn then Test: Calibrating predictive algorithms to achieve risk control", 2021). Nothing is
+assumed but that the prompts it is learnt from are drawn as those to come.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from foreshore.errors import UsageError
 __all__ = ["RegretBound", "regret_bound"]
 
 STEPS = 40  # thresholds that are tried: shares of the prompts
-STARTS = (0.1, 0.2, 0.4, 0.7)  # shares at which a sequence begins; each has its part of `delta`
+START = 0.25  # share of the prompts that the sequence begins at: of fewer a test says little, and one failure ends it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +56,11 @@ def regret_bound(
     thresholds = np.unique(order[places])
     served = np.searchsorted(order, thresholds, side="right")
     regrets = np.searchsorted(np.sort(values[bad]), thresholds, side="right")
-    best = -1
-    for start in STARTS:
-        step = int(np.searchsorted(served, start * len(values)))
-        while step < len(thresholds) and _chance(int(regrets[step]), int(served[step]), at_most) <= delta / len(STARTS):
-            best = max(best, step)
-            step += 1
-    shown = best >= 0
+    fewest = max(START * len(values), log(delta) / log(1 - at_most))  # of fewer not even none would be enough
+    first = best = int(np.searchsorted(served, fewest))
+    while best < len(served) and _chance(int(regrets[best]), int(served[best]), at_most) <= delta:
+        best += 1
+    shown, best = best > first, best - 1
     return RegretBound(
         threshold=float(thresholds[best]) if shown else -inf,
         at_most=at_most,

@@ -44,7 +44,7 @@ _WORDS = {
     "task": "write summarize summarise translate explain list classify extract find calculate compute solve give",
     "person": "he she his her they their him them i you my your we",
 }  # fmt: skip
-_OPTION = re.compile(r"\n\s*\(?[A-Ja-j1-9][.):]\s")
+_OPTION = re.compile(r"\n[ \t]{0,8}\(?[A-Ja-j1-9][.):]\s")
 
 
 def _classes() -> NDArray[np.intp]:

@@ -54,7 +54,10 @@ class Estimator:
         return replace(self, report=report)
 
     def save(self, path: Path) -> None:
-        """Whole or not at all: a file that is there stays until the new one is. Raises `SetupError` for the disk."""
+        """Whole or not at all: a file that is there stays until the new one is. Raises `UsageError` for a place where
+        no file can be, `SetupError` for the disk."""
+        if path.is_dir() or not path.parent.is_dir():
+            raise UsageError(f"{str(path)!r} cannot be written: it is a folder, or in none that is there")
         data = self._packed()
         with disk_errors(path.parent, len(data)):
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

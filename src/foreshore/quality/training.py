@@ -20,6 +20,7 @@ __all__ = ["FEWEST", "FOLDS", "MOST", "train"]
 
 FOLDS = 5
 FEWEST = 20  # right answers of a target, and wrong ones
+MOST_TARGETS = 200
 MOST = 50_000  # prompts that are learnt from: about 250 MB
 
 Numbers = NDArray[np.float64]
@@ -72,6 +73,11 @@ def _table(labels: Sequence[Label], answers: bool) -> _Table:
     if answers and (without := sum(label.answer is None for label in labels)):
         raise UsageError(f"{without} of {len(labels)} labels have no answer", hint="leave out `answers`, or give them")
     names = {name: column for column, name in enumerate(sorted(targets(labels)))}
+    if len(names) > MOST_TARGETS:
+        hint = "a comparison gives names of targets, not their answers"
+        raise UsageError(
+            f"there are {len(names)} targets, more than {MOST_TARGETS}; are these names of targets?", hint=hint
+        )
     rows: dict[tuple[str, str | None], int] = {}
     for label in labels:
         rows.setdefault((label.prompt, label.answer if answers else None), len(rows))
