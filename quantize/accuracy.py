@@ -21,19 +21,37 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from foreshore.backend import Answer
 from foreshore.card import Accuracy, Interval, Segment
 from foreshore.edge import AsyncRuntime, EngineOptions
 from foreshore.errors import BadRequest, NotFound, UsageError
+from foreshore.quality.token_features import features
 from foreshore.starter import NAMES
 from foreshore.starter.tasks import HELD_OUT, TASKS, Example, example, levels
 from foreshore.wilson import wilson
 
-__all__ = ["Check", "Task", "answers", "change", "measure_accuracy", "read_tasks", "starter_tasks", "tool_call"]
+__all__ = [
+    "Answered",
+    "Check",
+    "Task",
+    "accuracy",
+    "answered",
+    "answers",
+    "change",
+    "measure_accuracy",
+    "read_tasks",
+    "starter_tasks",
+    "tasks_sha256",
+    "tool_call",
+]
 
 Check = Literal["exact", "contains", "number", "json", "regex", "call"]
 MAX_TOKENS = 400
 BARREN = 200  # questions in a row that were there before: there are no others
+ALTERNATIVES = 5  # at each token, of which its entropy is taken
 AT_ONCE = 32  # questions before the runtime; it runs half of them side by side
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
@@ -105,6 +123,27 @@ def tasks_for(name: str) -> tuple[Task, ...] | None:
     return starter_tasks() if name in NAMES else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """`features` are those of the answer's log-probabilities; `None` where there were none, or none were asked for."""
+
+    right: bool
+    text: str  # or the tool call, in JSON
+    features: NDArray[np.float64] | None = None
+
+
+def answered(
+    model: Path,
+    tasks: Sequence[Task],
+    *,
+    logprobs: bool = True,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Answered, ...]:
+    """What the model answers to each of `tasks`. Raises `UsageError` for one that it cannot be asked."""
+    return asyncio.run(_answers(model, tasks, ALTERNATIVES if logprobs else None, threads, progress))
+
+
 def answers(
     model: Path,
     tasks: Sequence[Task],
@@ -113,7 +152,7 @@ def answers(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[bool, ...]:
     """Which of `tasks` the model answers rightly. Raises `UsageError` for one that it cannot be asked."""
-    return asyncio.run(_answers(model, tasks, threads, progress))
+    return tuple(a.right for a in answered(model, tasks, logprobs=False, threads=threads, progress=progress))
 
 
 def measure_accuracy(
@@ -127,14 +166,18 @@ def measure_accuracy(
     """`parent` is the model to compare with, or what `answers` said of it on the same tasks."""
     if isinstance(parent, Path):
         parent = answers(parent, tasks, threads=threads)
-    right = answers(model, tasks, threads=threads, progress=progress)
+    return accuracy(tasks, answers(model, tasks, threads=threads, progress=progress), parent)
+
+
+def accuracy(tasks: Sequence[Task], right: Sequence[bool], parent: Sequence[bool] | None = None) -> Accuracy:
+    """By segment, of `tasks` that were answered rightly or not, by the model and by its parent."""
     if parent is not None and len(parent) != len(tasks):
         raise ValueError(f"{len(parent)} answers of the parent to {len(tasks)} tasks")
     segments: dict[str, list[int]] = {}
     for i, task in enumerate(tasks):
         segments.setdefault(task.segment, []).append(i)
     return Accuracy(
-        tasks_sha256=_sha256(tasks),
+        tasks_sha256=tasks_sha256(tasks),
         segments={
             name: _segment([right[i] for i in own], None if parent is None else [parent[i] for i in own])
             for name, own in segments.items()
@@ -168,20 +211,24 @@ def tool_call(answer: Answer) -> dict[str, Any] | None:
 
 
 async def _answers(
-    model: Path, tasks: Sequence[Task], threads: int | None, progress: Callable[[int, int], None]
-) -> tuple[bool, ...]:
+    model: Path,
+    tasks: Sequence[Task],
+    logprobs: int | None,
+    threads: int | None,
+    progress: Callable[[int, int], None],
+) -> tuple[Answered, ...]:
     gate, done = asyncio.Semaphore(AT_ONCE), 0
     async with AsyncRuntime(model, options=EngineOptions(slots=AT_ONCE // 2, threads=threads)) as runtime:
 
-        async def ask(number: int, task: Task) -> bool:
+        async def ask(number: int, task: Task) -> Answered:
             nonlocal done
             async with gate:
                 try:
-                    answer = await _ask(runtime, task)
+                    answer = await _ask(runtime, task, logprobs)
                 except BadRequest as error:
                     raise UsageError(f"task {number} cannot be asked: {error.message}", hint=error.hint) from error
             progress(done := done + 1, len(tasks))
-            return task.right(answer)
+            return _answered(task, answer)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -191,8 +238,19 @@ async def _answers(
     return tuple(task.result() for task in asked)
 
 
-async def _ask(runtime: AsyncRuntime, task: Task) -> Answer:
-    options = {"temperature": 0.0, "max_tokens": task.max_tokens, **({"stop": task.stop} if task.stop else {})}
+def _answered(task: Task, answer: Answer) -> Answered:
+    call = tool_call(answer)
+    return Answered(
+        right=task.right(answer),
+        text=answer.text if call is None else json.dumps(call, ensure_ascii=False),
+        features=features(answer.logprobs) if answer.logprobs else None,
+    )
+
+
+async def _ask(runtime: AsyncRuntime, task: Task, logprobs: int | None) -> Answer:
+    options: dict[str, Any] = {"temperature": 0.0, "max_tokens": task.max_tokens, "logprobs": logprobs}
+    if task.stop:
+        options["stop"] = task.stop
     if task.prompt is not None:
         return await runtime.complete(task.prompt, **options)
     return await runtime.chat(list(task.messages), tools=list(task.tools), **options)
@@ -225,7 +283,7 @@ def _hypotenuse(one: float, other: float, agreement: float) -> float:
     return math.sqrt(max(0.0, one * one - 2 * agreement * one * other + other * other))
 
 
-def _sha256(tasks: Iterable[Task]) -> str:
+def tasks_sha256(tasks: Iterable[Task]) -> str:
     return hashlib.sha256(json.dumps([asdict(t) for t in tasks], sort_keys=True).encode()).hexdigest()
 
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from foreshore.card import Accuracy, Card, Divergence, Similarity, Speed
+from foreshore.card import Card, Divergence, Similarity, Speed
 from foreshore.disk import sha256
 from foreshore.errors import ModelError, NotFound, UsageError
 from foreshore.manifest import Manifest, Source
 from foreshore.quantize import onnx_measure, quality
-from foreshore.quantize.accuracy import Task, answers, measure_accuracy, tasks_for
+from foreshore.quantize.accuracy import Task, accuracy, answered, answers, tasks_for
 from foreshore.quantize.builder import build
+from foreshore.quantize.confidences import confidence_card
 from foreshore.quantize.onnx_builder import build_onnx
 from foreshore.quantize.onnx_types import ONNX_F32
 from foreshore.quantize.progress import OnCount, OnProgress, Stage, counter, silent
@@ -64,14 +65,25 @@ class _Measurer:
             hint = "give another with --text; one that no calibration and no search read"
             raise UsageError(f"{ref} was calibrated on the text that it is to be measured on", hint=hint)
         speed = measure_speed(variant, threads=self.threads, progress=self.counter("speed", ref))
-        if speed.decode is None:  # an encoder
-            card = Card(similarity=self.similarity(parent, variant, text, ref))
+        if speed.decode is None:
+            card, labels = Card(similarity=self.similarity(parent, variant, text, ref)), None
         else:
-            card = Card(
-                divergence=self.divergence(parent, variant, text, ref),
-                accuracy=self.accuracy(parent, variant, self.tasks_of(manifest), ref),
-            )
-        return self.store.update(ref, lambda found: replace(found, card=_with_speed(card, speed, found.card)))
+            card, labels = self.generating(parent, variant, text, self.tasks_of(manifest), ref)
+        return self.store.update(
+            ref, lambda found: replace(found, card=_with_speed(card, speed, found.card)), labels=labels
+        )
+
+    def generating(
+        self, parent: Path, variant: Path, text: Corpus, tasks: Sequence[Task], ref: str
+    ) -> tuple[Card, str | None]:
+        """The card of what is no encoder, and the labels that belong to it."""
+        card = Card(divergence=self.divergence(parent, variant, text, ref))
+        if not tasks:
+            return card, None
+        before = self.parent_right(parent, tasks)
+        said = answered(variant, tasks, threads=self.threads, progress=self.counter("answers", ref))
+        confidence, labels = confidence_card(tasks, said)
+        return replace(card, accuracy=accuracy(tasks, [a.right for a in said], before), confidence=confidence), labels
 
     def parent(self, manifest: Manifest) -> Path:
         """The file that the variant was made of. Raises `ModelError` where it cannot be had any more."""
@@ -117,13 +129,11 @@ class _Measurer:
         told = self.counter("quality", ref)
         return quality.measure_similarity(parent, variant, text, threads=self.threads, progress=told)
 
-    def accuracy(self, parent: Path, variant: Path, tasks: Sequence[Task], ref: str) -> Accuracy | None:
-        if not tasks:
-            return None
-        key, told = (parent, id(tasks)), self.counter("answers", ref)
+    def parent_right(self, parent: Path, tasks: Sequence[Task]) -> Sequence[bool]:
+        key = (parent, id(tasks))
         if key not in self.answered:
             self.answered[key] = answers(parent, tasks, threads=self.threads)
-        return measure_accuracy(variant, tasks, parent=self.answered[key], threads=self.threads, progress=told)
+        return self.answered[key]
 
     def tasks_of(self, manifest: Manifest) -> Sequence[Task]:
         if self.tasks is None:

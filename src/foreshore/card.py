@@ -105,13 +105,12 @@ class ConfidenceCard:
     """What the variant's log-probabilities say of its answers being right, on tasks; cross-fitted.
 
     `model` is what computes it, a `foreshore.quality.confidence.Confidence` in JSON; `None` where there were too few
-    right or wrong answers to learn it. The answers themselves are in the file `labels` beside the manifest.
+    right or wrong answers to learn it. The answers themselves are in `labels.jsonl` beside the manifest.
     """
 
     tasks_sha256: str
     count: int
     correct: int
-    labels: str
     labels_sha256: str
     auroc: Interval | None = None  # probability that a right answer has more confidence than a wrong one
     ece: Interval | None = None  # mean distance between confidence and the share of right answers

@@ -31,9 +31,10 @@ from foreshore.errors import ModelError, NotFound, UsageError
 from foreshore.home import home
 from foreshore.manifest import Manifest
 
-__all__ = ["Resolved", "Store", "check_name", "resolve"]
+__all__ = ["LABELS", "Resolved", "Store", "check_name", "resolve"]
 
 MANIFEST = "manifest.json"
+LABELS = "labels.jsonl"  # what the variant answered where it was measured on tasks
 CHECKED = ".checked.json"  # {file: [size, mtime_ns, sha256]} as of the last full check
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -138,7 +139,8 @@ class Store:
         """Hash everything. What is wrong, in words; empty if all is well."""
         folder = self.folder(manifest)
         problems = [p for name in manifest.files if (p := self._problem(manifest, name, progress))]
-        known = {*manifest.files, MANIFEST, CHECKED, signing.SIGNATURE}
+        problems += self._labels_problem(manifest)
+        known = {*manifest.files, MANIFEST, CHECKED, LABELS, signing.SIGNATURE}
         extra = sorted(p.name for p in folder.iterdir() if p.name not in known) if folder.is_dir() else []
         if not problems:
             self._remember(manifest)
@@ -201,8 +203,9 @@ class Store:
             fsync(target.parent)
         return manifest
 
-    def update(self, ref: str, change: Callable[[Manifest], Manifest]) -> Manifest:
+    def update(self, ref: str, change: Callable[[Manifest], Manifest], *, labels: str | None = None) -> Manifest:
         """Replace a variant's manifest by what `change` makes of it, in one rename; `change` cannot touch the files.
+        `labels` is put beside it before, as the file that its card speaks of.
 
         A signature goes with the manifest that it signed. The variant's lock is taken here, so that no other process's
         change is lost: the caller must not hold it.
@@ -220,6 +223,9 @@ class Store:
             write_text(draft / MANIFEST, after.dump())
             folder = self.folder(before)
             (folder / signing.SIGNATURE).unlink(missing_ok=True)
+            if labels is not None:
+                write_text(draft / LABELS, labels)
+                os.replace(draft / LABELS, folder / LABELS)
             os.replace(draft / MANIFEST, folder / MANIFEST)
             fsync(folder)
         return after
@@ -317,6 +323,13 @@ class Store:
         if fresh and not problems:
             self._remember(manifest)
         return tuple(problems)
+
+    def _labels_problem(self, manifest: Manifest) -> tuple[str, ...]:
+        card = manifest.card and manifest.card.confidence
+        path = self.folder(manifest) / LABELS
+        if not card or (path.is_file() and sha256(path) == card.labels_sha256):
+            return ()
+        return (f"{LABELS!r} is missing or has another SHA-256",)
 
     def _problem(self, manifest: Manifest, name: str, progress: Callable[[int], None] | None) -> str | None:
         path, record = self.folder(manifest) / name, manifest.files[name]
