@@ -16,8 +16,9 @@ from pathlib import Path
 
 from foreshore.errors import SetupError
 
-__all__ = ["Prompts", "read_prompts"]
+__all__ = ["PROMPTS", "Prompts", "read_prompts"]
 
+PROMPTS = "prompts.sqlite"  # beside the ledger
 LONGEST = 20_000  # characters of a prompt; the rest is cut off
 QUEUE = 1000
 BUSY_S = 1.0

@@ -11,6 +11,7 @@ from foreshore.backend import Backend
 from foreshore.config import Config
 from foreshore.errors import ConfigError
 from foreshore.quality.confidence import Confidence
+from foreshore.quality.variants import confidence_of
 from foreshore.router.cascade import Cascade
 from foreshore.router.choices import Choices
 from foreshore.router.constrain import Clearing, constrain
@@ -40,6 +41,7 @@ class Compiled:
     policy: Policy
     digest: str  # of the config and the shipped policies it names: the version on every decision
     estimator: Estimator | None = None  # None: no rule asks for quality, or nobody can tell
+    confidence: Mapping[str, Confidence] = field(default_factory=dict)  # of each target that a cascade may judge
 
     @classmethod
     def of(cls, config: Config) -> Compiled:
@@ -47,7 +49,12 @@ class Compiled:
         policy = Policy(config)
         text = "\n".join([config.model_dump_json(), *(text_of(name, config) for name in config.policy)])
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return cls(policy=policy, digest=digest, estimator=_estimator(config, policy))
+        return cls(
+            policy=policy,
+            digest=digest,
+            estimator=_estimator(config, policy),
+            confidence=_confidence(config, policy),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +136,17 @@ class Loaded:
         return Cascade(
             asked,
             threshold=decision.confidence,
-            confidence=Confidence.default(),
+            confidence=self.compiled.confidence,
             expected={name: decision.estimates[name].total_s for name in decision.targets},
             attempts=attempts,
         )
+
+
+def _confidence(config: Config, policy: Policy) -> Mapping[str, Confidence]:
+    """What each local variant was measured to deserve; nothing where no rule cascades."""
+    if all(rule.strategy != "cascade" for rule in policy.rules):
+        return {}
+    return {name: confidence_of(spec.model) for name, spec in config.targets.items() if spec.local}
 
 
 def _estimator(config: Config, policy: Policy) -> Estimator | None:

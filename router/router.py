@@ -15,6 +15,7 @@ from foreshore.config import Config
 from foreshore.errors import DeadlineExceeded, ForeshoreError
 from foreshore.reliability.event import Event
 from foreshore.reliability.ledger import Ledger
+from foreshore.reliability.prompts import PROMPTS, Prompts
 from foreshore.router.decide import chance
 from foreshore.router.exchange import Exchange, code_of, terminal_state
 from foreshore.router.factory import Factory
@@ -59,6 +60,8 @@ class Router:
             config.ledger.file, queue_size=config.ledger.queue, keep_days=config.ledger.keep_days
         )
         self._surroundings = Surroundings(config, self.ledger.file)
+        self._prompts: Prompts | None = None
+        self._remember(config)
 
     async def start(self) -> None:
         """Load the local targets. Raises the first failure."""
@@ -71,6 +74,8 @@ class Router:
         self._factory.close()
         await asyncio.to_thread(self._surroundings.stop)
         await asyncio.to_thread(self.ledger.close)
+        if self._prompts is not None:
+            await asyncio.to_thread(self._prompts.close)
 
     async def stream(self, request: Request) -> AsyncIterator[Chunk]:
         exchange = await self.open(request, Caller(tenant=request.tenant, stream=True))
@@ -103,6 +108,8 @@ class Router:
             decision = loaded.decide(facts, targets, clearing, scene, decision_id)
             request = _sooner(clearing.request, arrived, decision.deadline_s)
             strategy = loaded.strategy(decision, facts, choices)
+            if self._prompts is not None and loaded.config.learning.remember and not facts.private:
+                self._prompts.keep(decision_id, facts.text)
         except BaseException as error:
             loaded.release()
             self.refuse(error, facts, arrived=arrived, decision_id=decision_id)
@@ -144,6 +151,7 @@ class Router:
     async def reload(self, config: Config) -> None:
         """Swap to `config`, or raise and keep the old. Unchanged targets stay; replaced ones end their streams."""
         compiled = await asyncio.to_thread(Compiled.of, config)
+        self._remember(config)
         old = self.loaded
         new = self._load(config, compiled, old.targets)
         fresh = [t for name, t in new.targets.items() if old.targets.get(name) is not t]
@@ -162,6 +170,12 @@ class Router:
                 self._retired.add(task)
                 task.add_done_callback(self._retired.discard)
         await asyncio.to_thread(self._surroundings.follow, config, new.policy)
+
+    def _remember(self, config: Config) -> None:
+        """Have a place for prompts where `learning.remember` says so: beside the ledger."""
+        if config.learning.remember and self._prompts is None:
+            file = self.ledger.file.with_name(PROMPTS)
+            self._prompts = Prompts(file, keep_days=config.ledger.keep_days)
 
     def refuse_config(self, error: ForeshoreError) -> None:
         """Remember, for /readyz and the metrics, that the newest config could not be taken up."""
