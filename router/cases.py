@@ -14,7 +14,7 @@ from foreshore.router.changes import changed
 from foreshore.router.decide import Decision
 from foreshore.router.label import Caller
 from foreshore.router.policy import Policy
-from foreshore.router.scene import Stage
+from foreshore.router.situation import Stage
 from foreshore.types import Request
 
 __all__ = ["Failure", "Outcome", "run_cases"]
@@ -70,18 +70,18 @@ def run_cases(file: CaseFile, config: Config, policy: Policy) -> Iterator[Outcom
 def _came(file: CaseFile, index: int, case: Case, stage: Stage) -> _Came:
     try:
         request, caller = _request(case.request, stage.config)
-        scene = stage.scene(request, caller)
+        situation = stage.situation(request, caller)
     except BadRequest as error:
         return _Came(error=error)
     except UsageError as error:
         raise _misplaced(file, index, ("request",), error) from error
     for loc, (name, value) in case.settings().items():
         try:
-            scene = changed(scene, {name: value})
+            situation = changed(situation, {name: value})
         except UsageError as error:
             raise _misplaced(file, index, loc, error) from error
-    verdict = stage.judged(scene, request)
-    return _Came(private=scene.request.private, decision=verdict.decision, error=verdict.error)
+    verdict = stage.judged(situation, request)
+    return _Came(private=situation.request.private, decision=verdict.decision, error=verdict.error)
 
 
 def _request(given: Asked, config: Config) -> tuple[Request, Caller]:

@@ -10,33 +10,39 @@ from typing import Any
 
 from foreshore.errors import NotFound, UsageError
 from foreshore.router.lint_fields import FIELDS, Field
-from foreshore.router.scene import Scene
+from foreshore.router.situation import Situation
 
 __all__ = ["changed", "parse_settings"]
 
-PARTS = ("request", "device", "budget", "now")
+HEADER = "request.headers."
 _KINDS: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "double": (int, float), "string": (str,)}
 _SHOWN = {"bool": "true or false", "int": "a whole number", "double": "a number", "string": "text"}
 _FIXED = ("target.name", "target.local", "target.kind")  # of the config, and privacy hangs on them
 
 
-def changed(scene: Scene, settings: Mapping[str, Any]) -> Scene:
-    """`scene` with `settings`, by names like "device.online", "request.prompt_tokens" and "target.cloud.healthy".
+def changed(situation: Situation, settings: Mapping[str, Any]) -> Situation:
+    """`situation` with `settings`, by names like "device.online", "request.prompt_tokens" and "target.cloud.healthy".
 
     Raises `UsageError` for a field that is not there or cannot be so, `NotFound` for a target.
     """
     parts: dict[str, dict[str, Any]] = {}
     targets: dict[str, dict[str, Any]] = {}
+    headers = dict(situation.request.headers)
     for name, value in settings.items():
-        part, target, field = _split(name, scene)
+        if name.startswith(HEADER):
+            _set_header(headers, name.removeprefix(HEADER), value)
+            parts.setdefault("request", {})["headers"] = headers
+            continue
+        part, target, field = _split(name, situation)
         where = targets.setdefault(target, {}) if target else parts.setdefault(part, {})
         where[field] = _checked(f"{part}.{field}", value)
-    found = {part: replace(getattr(scene, part), **values) for part, values in parts.items() if part != "request"}
+    found = {part: replace(getattr(situation, part), **values) for part, values in parts.items() if part != "request"}
     if "request" in parts:
-        found["request"] = replace(scene.request, **_with_labels(parts["request"]))
+        found["request"] = replace(situation.request, **_with_labels(parts["request"]))
     if targets:
-        found["targets"] = _ranked([replace(t, **targets.get(t.name, {})) for t in scene.targets])
-    return replace(scene, **found)
+        made = [replace(t, **targets[t.name]) if t.name in targets else t for t in situation.targets]
+        found["targets"] = _ranked(made) if any("quality" in values for values in targets.values()) else made
+    return replace(situation, **found)
 
 
 def parse_settings(part: str, pairs: Iterable[str]) -> dict[str, Any]:
@@ -51,13 +57,23 @@ def parse_settings(part: str, pairs: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def _split(name: str, scene: Scene) -> tuple[str, str, str]:
+def _set_header(headers: dict[str, str], name: str, value: Any) -> None:
+    """None removes it."""
+    if value is None:
+        headers.pop(name, None)
+    elif isinstance(value, str):
+        headers[name] = value
+    else:
+        raise UsageError(f"the header {name!r} is {value!r}; it must be text")
+
+
+def _split(name: str, situation: Situation) -> tuple[str, str, str]:
     """The part, the target or "", and the field."""
     part, _, rest = name.partition(".")
     if part != "target":
         return part, "", rest
     target, dot, field = rest.rpartition(".")
-    known = [t.name for t in scene.targets]
+    known = [t.name for t in situation.targets]
     if not dot:
         raise UsageError(f"{name!r} names no target", hint=f"write TARGET.FIELD, as in {known[0]}.healthy")
     if target not in known:
@@ -107,11 +123,10 @@ def _check_range(path: str, value: float, field: Field) -> None:
 
 def _with_labels(values: dict[str, Any]) -> dict[str, Any]:
     """Labels say that a request is private, and a private one has a label: one is set with the other."""
-    if "labels" in values:
-        return {**values, "private": bool(values["labels"])}
-    if "private" in values:
-        return {**values, "labels": ("header",) if values["private"] else ()}
-    return values
+    if "labels" not in values and "private" not in values:
+        return values
+    private = bool(values.get("private") or values.get("labels"))
+    return {**values, "private": private, "labels": values.get("labels") or (("header",) if private else ())}
 
 
 def _ranked(targets: list[Any]) -> list[Any]:

@@ -9,12 +9,12 @@ from typing import Any
 
 from foreshore.router.lint_finding import Finding, in_words
 from foreshore.router.lint_reach import Reach
-from foreshore.router.lint_scene import fixed_of, scene_of
+from foreshore.router.lint_situation import fixed_of, situation_of
 from foreshore.router.lint_solve import Found, solve
 from foreshore.router.lint_terms import FALSE, TRUE, Atom, Slot, Term, among, atoms_of, both, either, negated, term_of
 from foreshore.router.lint_values import Values
 from foreshore.router.policy import Constraint
-from foreshore.router.scene import Scene
+from foreshore.router.situation import Situation
 
 __all__ = ["contradictions"]
 
@@ -29,12 +29,12 @@ def contradictions(reach: Reach) -> Iterator[Finding]:
     meant = [_off(c) if c.refuse else among(term_of(c.when.source), TRUE | FALSE) for c in reach.policy.constraints]
     term = both(reach.possible, _served(reach), *meant, nobody)
     for _ in range(MOST if constraints else 0):
-        found = solve(term, reach.domain.with_(states), lambda values: bool(_blame(reach, _scene(reach, values))))
+        found = solve(term, reach.domain.with_(states), lambda values: bool(_blame(reach, _situation(reach, values))))
         if not isinstance(found, Found):
             return
-        scene = _scene(reach, found.values)
-        names = _blame(reach, scene)
-        yield _finding(reach, names, found.values, private=scene.request.private)
+        situation = _situation(reach, found.values)
+        names = _blame(reach, situation)
+        yield _finding(reach, names, found.values, private=situation.request.private)
         term = both(term, either(*(_off(c) for c in constraints if c.name in names)))
 
 
@@ -96,8 +96,8 @@ def _states(reach: Reach, constraints: Sequence[Constraint], target: str) -> lis
     return [] if many else [dict(zip(slots, values, strict=True)) for values in product(*cells)]
 
 
-def _scene(reach: Reach, values: Values) -> Scene:
-    return scene_of(_of_request(values), reach.config)
+def _situation(reach: Reach, values: Values) -> Situation:
+    return situation_of(_of_request(values), reach.config)
 
 
 def _of_request(values: Values) -> Values:
@@ -105,9 +105,9 @@ def _of_request(values: Values) -> Values:
     return {slot: value for slot, value in values.items() if not slot.target}
 
 
-def _blame(reach: Reach, scene: Scene) -> list[str]:
+def _blame(reach: Reach, situation: Situation) -> list[str]:
     """The constraints that keep targets away, if no target is left."""
-    clearing = scene.judged(reach.config, reach.policy).clearing
+    clearing = situation.judged(reach.config, reach.policy).clearing
     own = {c.name for c in reach.policy.constraints}
     return (
         [] if clearing.allowed else list(dict.fromkeys(e.constraint for e in clearing.excluded if e.constraint in own))

@@ -10,14 +10,14 @@ from typing import Any, Literal
 from foreshore.errors import ConfigError
 from foreshore.router.lint_finding import telling
 from foreshore.router.lint_reach import Reach
-from foreshore.router.lint_scene import scene_of
+from foreshore.router.lint_situation import situation_of
 from foreshore.router.lint_solve import Found, Nothing, Open, solve
 from foreshore.router.lint_terms import TRUE, Term, among, both, term_of
 from foreshore.router.lint_types import check_types
 from foreshore.router.lint_values import Values
 from foreshore.router.policy import load_scene
 from foreshore.router.rules import SCENE, Evaluator, Expression
-from foreshore.router.scene import Scene
+from foreshore.router.situation import Situation
 
 __all__ = ["PRIVATE", "Egress", "Witness", "prove"]
 
@@ -27,16 +27,16 @@ Verdict = Literal["proved", "broken", "not proved"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Witness:
-    """A request that the property speaks of, and how it gets out. `given`: what of it, and of the scene, matters."""
+    """A request that the property speaks of, and how it gets out. `given`: what of it and around it matters."""
 
     target: str
     rule: str  # "pinned" where the request names the target
     targets: Sequence[str]  # as decided, in order
     given: Mapping[str, Any]
-    scene: Scene
+    situation: Situation
 
     def as_json(self) -> dict[str, Any]:
-        request = {**asdict(self.scene.request), "labels": list(self.scene.request.labels)}
+        request = {**asdict(self.situation.request), "labels": list(self.situation.request.labels)}
         found = {"target": self.target, "rule": self.rule, "targets": list(self.targets)}
         return {**found, "given": dict(self.given), "request": request}
 
@@ -100,17 +100,17 @@ class _Proof:
 
     def _arrives(self, values: Values, target: str) -> bool:
         """Whether the engine and the router's own stages say so too."""
-        scene = scene_of(values, self._reach.config)
+        situation = situation_of(values, self._reach.config)
         with self._evaluator as evaluator:
-            load_scene(evaluator, scene.request, scene.device, scene.budget, scene.now)
+            load_scene(evaluator, situation.request, situation.device, situation.budget, situation.now)
             if evaluator.ask(self._kind)[0] is not True:
                 return False
-        decision = scene.judged(self._reach.config, self._reach.policy).decision
+        decision = situation.judged(self._reach.config, self._reach.policy).decision
         return decision is not None and target in decision.targets
 
     def _witness(self, values: Values, target: str) -> Witness:
-        scene = scene_of(values, self._reach.config)
-        decision = scene.judged(self._reach.config, self._reach.policy).decision
+        situation = situation_of(values, self._reach.config)
+        decision = situation.judged(self._reach.config, self._reach.policy).decision
         assert decision is not None  # `_arrives` has seen it
         given = telling(self._reach, values)
-        return Witness(target=target, rule=decision.rule, targets=decision.targets, given=given, scene=scene)
+        return Witness(target=target, rule=decision.rule, targets=decision.targets, given=given, situation=situation)

@@ -21,7 +21,7 @@ from foreshore.router.lint_types import check_types
 from foreshore.router.lint_values import outcome
 from foreshore.router.policy import Policy, load_scene
 from foreshore.router.rules import OF_TARGETS, SCENE, Evaluator, Expression
-from foreshore.router.scene import Scene
+from foreshore.router.situation import Situation
 from foreshore.router.target import describe
 
 TARGETS = {
@@ -95,13 +95,13 @@ def policies(draw: st.DrawFn, *atoms: str) -> Config:
     )
 
 
-def scenes(config: Config, seed: int, count: int) -> list[Scene]:
+def situations(config: Config, seed: int, count: int) -> list[Situation]:
     """Requests as `label` could make them, and states of everything else."""
     dice = random.Random(seed)
-    return [_scene(config, dice) for _ in range(count)]
+    return [_situation(config, dice) for _ in range(count)]
 
 
-def _scene(config: Config, dice: random.Random) -> Scene:
+def _situation(config: Config, dice: random.Random) -> Situation:
     tenant = dice.choice(("hr", "dev", "default", "h", "e"))
     labels = [name for name in ("header", "email", "card") if dice.random() < 0.2]
     if any(t.name == tenant and t.private for t in config.tenants):
@@ -131,7 +131,7 @@ def _scene(config: Config, dice: random.Random) -> Scene:
         )
         for name, spec in config.targets.items()
     ]
-    return Scene(
+    return Situation(
         request=request,
         targets=targets,
         device=DeviceFacts(battery_percent=dice.choice((5.0, 20.0, 90.0)), online=dice.random() < 0.5),
@@ -140,15 +140,15 @@ def _scene(config: Config, dice: random.Random) -> Scene:
     )
 
 
-def is_kind(kind: str, scene: Scene) -> bool:
+def is_kind(kind: str, situation: Situation) -> bool:
     expression = Expression.compile(kind, where="test", sees=SCENE)
     with Evaluator([expression]) as evaluator:
-        load_scene(evaluator, scene.request, scene.device, scene.budget, scene.now)
+        load_scene(evaluator, situation.request, situation.device, situation.budget, situation.now)
         return evaluator.ask(expression)[0] is True
 
 
-def gets_out(config: Config, policy: Policy, scene: Scene) -> bool:
-    decision = scene.judged(config, policy).decision
+def gets_out(config: Config, policy: Policy, situation: Situation) -> bool:
+    decision = situation.judged(config, policy).decision
     return decision is not None and any(not config.targets[name].local for name in decision.targets)
 
 
@@ -161,17 +161,17 @@ def test_what_is_proved_never_happens_and_a_witness_does(data: st.DataObject, se
     found = prove(Reach(config, policy), kind)
     if found.verdict == "broken":
         assert found.witness is not None
-        scene = found.witness.scene
-        assert is_kind(kind, scene)
-        decision = scene.judged(config, policy).decision
+        situation = found.witness.situation
+        assert is_kind(kind, situation)
+        decision = situation.judged(config, policy).decision
         assert decision is not None
         assert found.witness.target in decision.targets
         assert not config.targets[found.witness.target].local
-        assert scene.request.private == bool(scene.request.labels)
+        assert situation.request.private == bool(situation.request.labels)
     elif found.verdict == "proved":
-        for scene in scenes(config, seed, 60):
-            if gets_out(config, policy, scene):
-                assert not is_kind(kind, scene), (kind, scene)
+        for situation in situations(config, seed, 60):
+            if gets_out(config, policy, situation):
+                assert not is_kind(kind, situation), (kind, situation)
     else:
         assert found.because
 
@@ -190,7 +190,7 @@ def test_private_requests_never_leave_whatever_the_policy(data: st.DataObject, s
     config = data.draw(policies(*SETTLED, *LOOSE))
     policy = Policy(config)
     assert prove(Reach(config, policy)).verdict == "proved"
-    assert not any(s.request.private and gets_out(config, policy, s) for s in scenes(config, seed, 40))
+    assert not any(s.request.private and gets_out(config, policy, s) for s in situations(config, seed, 40))
 
 
 @settings(max_examples=80, **DRAWN)
@@ -198,9 +198,9 @@ def test_private_requests_never_leave_whatever_the_policy(data: st.DataObject, s
 def test_a_formula_gives_what_the_engine_gives(source: str, seed: int) -> None:
     assert check_types(source, where="test", sees=OF_TARGETS) == []
     term = term_of(source, "cloud")
-    for scene in scenes(Config(targets=TARGETS), seed, 10):
-        cloud = next(t for t in scene.targets if t.name == "cloud")
-        parts = {"request": scene.request, "target": cloud, "device": scene.device, "now": scene.now}
+    for situation in situations(Config(targets=TARGETS), seed, 10):
+        cloud = next(t for t in situation.targets if t.name == "cloud")
+        parts = {"request": situation.request, "target": cloud, "device": situation.device, "now": situation.now}
         assert term.outcome(lambda atom, p=parts: outcome(atom, {s: _value(s, p) for s in atom.slots})) == _engine(
             source, parts
         )  # type: ignore[misc]

@@ -30,7 +30,7 @@ from foreshore.types import Chunk, Request
 if TYPE_CHECKING:
     from foreshore.quality.estimator import Estimator
 
-__all__ = ["Scene", "Stage", "Verdict"]
+__all__ = ["Situation", "Stage", "Verdict"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class Situation:
     request: RequestFacts
     targets: Sequence[TargetFacts]
     device: DeviceFacts = ON_MAINS
@@ -78,19 +78,19 @@ class Stage:
         self.config, self.policy = config, policy
         self._targets = [Target(name, spec, _Idle(name)) for name, spec in config.targets.items()]
 
-    def scene(self, request: Request, caller: Caller, *, now: ClockFacts = ANY_TIME) -> Scene:
+    def situation(self, request: Request, caller: Caller, *, now: ClockFacts = ANY_TIME) -> Situation:
         facts = label(request, caller, self.config, self.policy.reads)
         if request.deadline is None:
             facts = replace(facts, deadline_s=self.config.limits.timeout)
-        return self.scene_of(facts, now=now)
+        return self.situation_of(facts, now=now)
 
-    def scene_of(self, facts: RequestFacts, *, now: ClockFacts = ANY_TIME) -> Scene:
+    def situation_of(self, facts: RequestFacts, *, now: ClockFacts = ANY_TIME) -> Situation:
         """For a request of which only the facts are known."""
         targets = estimated([t.facts_for(facts) for t in self._targets], facts, self._quality(facts.text))
-        return Scene(request=facts, targets=targets, budget=self._unspent(facts.tenant), now=now)
+        return Situation(request=facts, targets=targets, budget=self._unspent(facts.tenant), now=now)
 
-    def judged(self, scene: Scene, request: Request | None = None) -> Verdict:
-        return scene.judged(self.config, self.policy, request)
+    def judged(self, situation: Situation, request: Request | None = None) -> Verdict:
+        return situation.judged(self.config, self.policy, request)
 
     def _quality(self, text: str) -> Mapping[str, float]:
         """What the estimator expects, where a rule asks and it judges prompts."""

@@ -1,4 +1,4 @@
-"""Values of a proof's slots made into a scene: a witness is not believed, it is decided on."""
+"""Values of a proof's slots made into a situation: a witness is not believed, it is decided on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from foreshore.config import Config
 from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts
 from foreshore.router.lint_terms import HEADERS, Slot
 from foreshore.router.lint_values import ABSENT, Values
-from foreshore.router.scene import Scene
+from foreshore.router.situation import Situation
 from foreshore.router.target import describe
 
-__all__ = ["fixed_of", "scene_of"]
+__all__ = ["fixed_of", "situation_of"]
 
 _CERTAIN = ("name", "kind", "model", "local", "tags", "json", "images", "input_price", "output_price")
 
@@ -27,7 +27,7 @@ def fixed_of(name: str, config: Config, alias: str = "") -> dict[Slot, Any]:
     return {Slot(f"target.{field}", alias or name): getattr(facts, field) for field in certain}
 
 
-def scene_of(values: Values, config: Config) -> Scene:
+def situation_of(values: Values, config: Config) -> Situation:
     """`values`, and the defaults for everything they do not say."""
     parts: dict[tuple[str, str], dict[str, Any]] = {}
     headers: dict[str, str] = {}
@@ -37,7 +37,7 @@ def scene_of(values: Values, config: Config) -> Scene:
             headers |= {} if value is ABSENT else {slot.header: value}
         elif slot.path != HEADERS:
             parts.setdefault((part, slot.target), {})[name] = value
-    return Scene(
+    return Situation(
         request=RequestFacts(**_given(parts, "request"), headers=headers),
         targets=[
             replace(describe(name, spec), **_given(parts, "target", name)) for name, spec in config.targets.items()
