@@ -25,7 +25,7 @@ from foreshore.router.simulate_target import SimulatedTarget
 from foreshore.router.simulate_trace import Arrival, Trace
 from foreshore.types import TerminalState
 
-__all__ = ["Choice", "Chooser", "Run", "TargetUse", "simulate"]
+__all__ = ["Choice", "Chooser", "Look", "Run", "TargetUse", "simulate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +37,17 @@ class Choice:
     deadline_s: float | None = None
 
 
+Look = Callable[[], Mapping[str, TargetFacts]]
+
+
 class Chooser(Protocol):
     """Decides where a request goes. Raises `RoutingError` or `UsageError` where nobody may answer it.
 
-    `job` knows how long the answer will be: a policy must not look at it, an oracle may.
+    `look` says what the targets look like now, with what is expected of them for this request. `job` knows how long
+    the answer will be: a policy must not look at that, an oracle may.
     """
 
-    def choose(self, job: Job, facts: RequestFacts, targets: Mapping[str, TargetFacts]) -> Choice: ...
+    def choose(self, job: Job, facts: RequestFacts, look: Look) -> Choice: ...
 
     def spent(self, job: Job) -> None:
         """`job` has ended, and `job.cost` is known."""
@@ -112,6 +116,7 @@ class _Simulation:
         self.timeout = deadline_s or config.limits.timeout
         self.pauses = random.Random(seed)
         self.numbers = itertools.count()
+        self.facts = [_facts(arrival, self.timeout) for arrival in self.arrivals]
         self.jobs = [_job(i, arrival, self.timeout) for i, arrival in enumerate(self.arrivals)]
         self.agenda: list[Event] = [(job.at, next(self.numbers), "arrival", job) for job in self.jobs]
         self.queue: list[int] = []
@@ -138,11 +143,10 @@ class _Simulation:
                 return self.result()
 
     def arrive(self, job: Job) -> None:
-        facts = _facts(self.arrivals[job.number], self.timeout)
-        seen = {t.name: t for t in estimated([t.facts_for(facts) for t in self.targets.values()], facts)}
-        self.queue.append(sum(seen[t.name].waiting for t in self.local))
+        facts = self.facts[job.number]
+        self.queue.append(sum(t.service.load(self.now).waiting for t in self.local))
         try:
-            choice = self.chooser.choose(job, facts, seen)
+            choice = self.chooser.choose(job, facts, lambda: self.look(facts))
         except RoutingError:
             self.end(job, "policy_abort")
             return
@@ -154,12 +158,15 @@ class _Simulation:
         self.plan(job.deadline, "deadline", job)
         self.ask(job)
 
+    def look(self, facts: RequestFacts) -> Mapping[str, TargetFacts]:
+        return {t.name: t for t in estimated([t.facts_for(facts) for t in self.targets.values()], facts)}
+
     def ask(self, job: Job) -> None:
         """The targets that are left, until one takes it; then, if that may help, all again after a pause."""
         while job.left and job.attempts < self.attempts:
             name = job.left.pop(0)
             job.attempts += 1
-            refusal = self.targets[name].ask(job, _facts(self.arrivals[job.number], self.timeout))
+            refusal = self.targets[name].ask(job, self.facts[job.number])
             if refusal is None:
                 return
             job.failures.append((name, refusal))

@@ -11,7 +11,7 @@ from foreshore.router.constrain import constrain
 from foreshore.router.decide import Decision, State, chance, decide
 from foreshore.router.facts import NO_BUDGET, ON_MAINS, BudgetFacts, ClockFacts, DeviceFacts, RequestFacts, TargetFacts
 from foreshore.router.policy import Policy
-from foreshore.router.simulate import Choice
+from foreshore.router.simulate import Choice, Look
 from foreshore.router.simulate_job import Job
 from foreshore.router.simulate_trace import Trace
 from foreshore.types import Request, Sampling
@@ -29,8 +29,8 @@ class PolicyChooser:
         self._spent: dict[tuple[str, float], float] = {}  # by tenant and the beginning of the period
         self._budgets = {budget.tenant: budget for budget in config.budgets}
 
-    def choose(self, job: Job, facts: RequestFacts, targets: Mapping[str, TargetFacts]) -> Choice:
-        found = self.decide(job, facts, targets)
+    def choose(self, job: Job, facts: RequestFacts, look: Look) -> Choice:
+        found = self.decide(job, facts, look())
         return Choice(targets=found.targets, rule=found.rule, deadline_s=found.deadline_s)
 
     def decide(self, job: Job, facts: RequestFacts, targets: Mapping[str, TargetFacts]) -> Decision:

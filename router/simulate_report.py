@@ -14,7 +14,8 @@ from foreshore.router.simulate_slo import Slo
 __all__ = ["Curves", "Figures", "Report", "TargetFigures", "curves", "report"]
 
 SHARES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
-WINDOWS = 60  # points of a curve over time
+WINDOWS = 60  # points of a curve over time, at most,
+IN_WINDOW = 20  # and how many requests each is to have on average
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +115,9 @@ class Curves:
     ttft_s: Mapping[str, tuple[float, ...]]  # sorted, of whole answers: of all, and by target
 
 
-def curves(run: Run, slo: Slo, windows: int = WINDOWS) -> Curves:
+def curves(run: Run, slo: Slo, windows: int = 0) -> Curves:
+    """`windows`: 0 for as many as the requests suffice for."""
+    windows = windows or max(4, min(WINDOWS, len(run.jobs) // IN_WINDOW))
     width = (max(job.at for job in run.jobs) or 1.0) / windows * (1 + 1e-9)
     parts: list[list[Job]] = [[] for _ in range(windows)]
     for job in run.jobs:

@@ -55,9 +55,11 @@ class SimulatedTarget:
         self._clock = clock
         self._works: dict[Job, Work] = {}  # of those that are here
         self._unheard: dict[Job, int] = {}  # of them, those without a first token, and their prompts
+        self._unlearned: list[tuple[Job, Work]] = []  # whole answers since somebody last looked
 
     def facts_for(self, request: RequestFacts) -> TargetFacts:
         """What rules may know of it now for this request: all but cost and quality."""
+        self._learn()
         load = self.service.load(self._clock())
         found = replace(
             self._known,
@@ -110,14 +112,10 @@ class SimulatedTarget:
         self._unheard.pop(job, None)
 
     def answered(self, job: Job) -> None:
-        """`job` has ended whole: learn from it."""
+        """`job` has ended whole."""
         self.heard(job)
         self.breaker.succeed()
-        ttft_s, total_s = job.first_at - job.asked_at, job.ended_at - job.asked_at
-        usage = Usage(prompt_tokens=job.prompt_tokens, completion_tokens=job.tokens)
-        self.meter.record(Timings(ttft_s=ttft_s, decode_s=total_s - ttft_s, decode_tokens=job.tokens), usage)
-        cut = job.tokens < job.output_tokens
-        self.meter.learn(self._works.pop(job), usage, ttft_s=ttft_s, total_s=total_s, cut=cut)
+        self._unlearned.append((job, self._works.pop(job)))
 
     def failed(self, job: Job) -> Refusal:
         """Its answer broke off before it began."""
@@ -148,3 +146,13 @@ class SimulatedTarget:
             route=ask.route,
             tenant=ask.tenant,
         )
+
+    def _learn(self) -> None:
+        """From answers in the order of their ends; put off until somebody looks, for most of the time goes here."""
+        for job, work in self._unlearned:
+            ttft_s, total_s = job.first_at - job.asked_at, job.ended_at - job.asked_at
+            usage = Usage(prompt_tokens=job.prompt_tokens, completion_tokens=job.tokens)
+            self.meter.record(Timings(ttft_s=ttft_s, decode_s=total_s - ttft_s, decode_tokens=job.tokens), usage)
+            cut = job.tokens < job.output_tokens
+            self.meter.learn(work, usage, ttft_s=ttft_s, total_s=total_s, cut=cut)
+        self._unlearned.clear()

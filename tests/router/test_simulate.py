@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from foreshore.config import Config
 from foreshore.errors import RoutingError, UsageError
 from foreshore.router.facts import RequestFacts, TargetFacts
-from foreshore.router.simulate import Choice, Run, simulate
+from foreshore.router.simulate import Choice, Look, Run, simulate
 from foreshore.router.simulate_job import Job
 from foreshore.router.simulate_policy import PolicyChooser
 from foreshore.router.simulate_report import curves, report
@@ -62,8 +62,8 @@ class Always:
     def __init__(self, *targets: str) -> None:
         self.targets, self.seen = targets, list[Mapping[str, TargetFacts]]()
 
-    def choose(self, job: Job, facts: RequestFacts, targets: Mapping[str, TargetFacts]) -> Choice:
-        self.seen.append(targets)
+    def choose(self, job: Job, facts: RequestFacts, look: Look) -> Choice:
+        self.seen.append(look())
         return Choice(targets=self.targets)
 
     def spent(self, job: Job) -> None:
@@ -71,7 +71,7 @@ class Always:
 
 
 class Nobody(Always):
-    def choose(self, job: Job, facts: RequestFacts, targets: Mapping[str, TargetFacts]) -> Choice:
+    def choose(self, job: Job, facts: RequestFacts, look: Look) -> Choice:
         raise RoutingError("nobody may", reasons={})
 
 
@@ -199,7 +199,7 @@ def test_the_same_request_has_the_same_luck_whatever_came_before() -> None:
     everything = simulate(config(), speeds, trace(*rows), Always("cloud"))
 
     class Late(Always):
-        def choose(self, job: Job, facts: RequestFacts, targets: Mapping[str, TargetFacts]) -> Choice:
+        def choose(self, job: Job, facts: RequestFacts, look: Look) -> Choice:
             return Choice(targets=("cloud",) if job.number > 9 else ("edge",))
 
     half = simulate(config(), speeds, trace(*rows), Late())
@@ -342,7 +342,7 @@ def test_the_report_counts_by_tenant_and_target() -> None:
 
 
 class Half(Always):
-    def choose(self, job: Job, facts: RequestFacts, targets: Mapping[str, TargetFacts]) -> Choice:
+    def choose(self, job: Job, facts: RequestFacts, look: Look) -> Choice:
         return Choice(targets=("cloud",) if facts.tenant == "b" else ("edge",))
 
 

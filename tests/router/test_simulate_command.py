@@ -26,7 +26,7 @@ def run(*words: object) -> Any:
 def test_the_example_keeps_more_than_either_target_alone(tmp_path: Path) -> None:
     def kept(rules: str) -> dict[str, Any]:
         config = tmp_path / "foreshore.yaml"
-        config.write_text((EXAMPLE / "foreshore.yaml").read_text().partition("rules:")[0] + rules)
+        config.write_text((EXAMPLE / "foreshore.yaml").read_text().partition("# Work")[0] + rules)
         done = run("-c", config, *FILES[2:], *OPTIONS, "--json")
         assert done.exit_code == 0, done.output
         found: dict[str, Any] = json.loads(done.stdout)["all"]
@@ -79,7 +79,7 @@ def test_curves_are_drawn(tmp_path: Path, name: str) -> None:
 def test_a_faster_replay_keeps_less() -> None:
     slow, fast = (json.loads(run(*FILES, *OPTIONS, "--json", "--rate", rate).stdout) for rate in (0.2, 5))
     assert slow["all"]["attainment"] > 0.95
-    assert fast["all"]["attainment"] < 0.5
+    assert fast["all"]["attainment"] < 0.6
     assert slow["seconds"] > 20 * fast["seconds"]
 
 
