@@ -1,4 +1,4 @@
-"""The routing simulation's benchmark: what it compares with, and how. No figure is asserted that a policy may change."""
+"""The routing simulation's benchmark: what it compares with, and how. No figure is held that a policy may change."""
 
 from __future__ import annotations
 
