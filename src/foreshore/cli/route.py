@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from foreshore.cli import route_explain, route_lint, route_test
+from foreshore.cli import route_diff, route_explain, route_lint, route_test
 from foreshore.cli.console import err, exit_on_error, out, print_json
 from foreshore.cli.route_options import ConfigOption, JsonOption
 
@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Explain and check routing decision
 app.command("explain")(route_explain.explain)
 app.command("lint")(route_lint.lint)
 app.command("test")(route_test.run)
+app.command("diff")(route_diff.diff)
 
 
 @app.command()

@@ -1,0 +1,146 @@
+"""Recorded requests to decide on again: JSON lines, or the events of a ledger.
+
+A line is an event of the ledger (`facts`, and more if it has it), the facts alone, a body as an OpenAI client sends it,
+or such a body under `body`, with `id`, `tenant` and `headers` beside it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from foreshore.config import Config
+from foreshore.errors import ForeshoreError, NotFound, UsageError
+from foreshore.reliability.ledger import read_events
+from foreshore.router.asking import DOORS, asked
+from foreshore.router.body import parse_json
+from foreshore.router.facts import RequestFacts
+from foreshore.router.lint_fields import LABELS
+from foreshore.router.recorded import facts_of, situation_of_event
+from foreshore.router.situation import Situation, Stage
+from foreshore.types import Request
+
+__all__ = ["Malformed", "Row", "read_ledger", "read_lines"]
+
+MAX_LINE = 16 * 1024 * 1024
+_FOUND = LABELS[4:]  # by detectors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Malformed:
+    file: str
+    line: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One request. `content`: whether what it says is known, so that each policy's own detectors can read it."""
+
+    id: str
+    data: Mapping[str, Any]
+    content: bool
+
+    def situation(self, stage: Stage) -> tuple[Situation, Request | None]:
+        """As `stage` would find it. Raises `UsageError` for what no gateway could have been asked."""
+        if self.content:
+            tenant, headers = str(self.data.get("tenant", "default")), self.data.get("headers") or {}
+            request, caller = asked(self.data["body"], stage.config, tenant=tenant, headers=headers)
+            return stage.situation(request, caller), request
+        event = {"rule": "", "targets": (), "estimates": {}, "at": 0.0, **self.data}
+        event["facts"] = _plain(relabelled(facts_of(event["facts"]), stage.config))
+        return situation_of_event(event, stage), None
+
+
+def relabelled(facts: RequestFacts, config: Config) -> RequestFacts:
+    """Private for the reasons that hold under `config`: a detector it has, a tenant it marks. What a detector that did
+    not run then would find, nobody knows."""
+    private = any(t.private for t in config.tenants if t.name == facts.tenant)
+    kept = {label for label in facts.labels if label not in ("tenant", *_FOUND)} | ({"tenant"} if private else set())
+    kept |= {label for label in facts.labels if label in config.privacy.detectors}
+    if config.privacy.unscannable == "allow":
+        kept -= {"unscannable"}
+    labels = tuple(label for label in LABELS if label in kept)
+    return replace(facts, labels=labels, private=bool(labels))
+
+
+def read_lines(path: Path) -> Iterator[Row | Malformed]:
+    """Raises `NotFound` or `UsageError` where the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            for number in range(1, 1 << 62):
+                line = file.readline(MAX_LINE + 1)
+                if not line:
+                    return
+                if line.strip():
+                    yield _row(line, str(path), number)
+                if len(line) > MAX_LINE and not line.endswith(b"\n"):
+                    _skip(file)
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {str(path)!r}") from None
+    except OSError as error:
+        raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+def read_ledger(path: Path) -> Iterator[Row]:
+    """Every event that was decided on. Raises `NotFound` or `UsageError`."""
+    if not path.is_file():
+        raise NotFound(f"there is no ledger {str(path)!r}")
+    try:
+        for event in read_events(path):
+            if event["targets"] or event["facts"].get("prompt_tokens"):
+                yield Row(id=event["decision_id"], data=event, content=False)
+    except sqlite3.Error as error:
+        raise UsageError(f"{str(path)!r} is no ledger: {error}") from error
+
+
+def _row(line: bytes, file: str, number: int) -> Row | Malformed:
+    if len(line) > MAX_LINE:
+        return Malformed(file=file, line=number, why=f"longer than {MAX_LINE} bytes")
+    try:
+        data = parse_json(line, "application/json")
+        return _read(data, f"{Path(file).name}:{number}")
+    except ForeshoreError as error:
+        return Malformed(file=file, line=number, why=error.message)
+
+
+def _read(data: Mapping[str, Any], name: str) -> Row:
+    found = str(data.get("decision_id") or data.get("id") or name)
+    if isinstance(data.get("body"), Mapping):
+        return Row(id=found, data=data, content=True)
+    if any(isinstance(data.get(key), (list, str)) for key in DOORS):
+        return Row(id=name, data={"body": data}, content=True)
+    facts = data.get("facts", {k: v for k, v in data.items() if k not in ("id", "decision_id")})
+    if not isinstance(facts, Mapping) or not facts:
+        raise UsageError("no facts and no body", hint="see docs/policy-checks.md")
+    facts_of(facts)  # which raises for a field that is none
+    more = _more(data) if "facts" in data else {}
+    return Row(id=found, data={**more, "facts": facts}, content=False)
+
+
+def _more(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What else an event has that a decision looks at."""
+    kinds: dict[str, Any] = {"rule": str, "targets": list, "estimates": Mapping, "at": (int, float)}
+    for name, kind in kinds.items():
+        if name in data and not isinstance(data[name], kind):
+            raise UsageError(f"{name} is {data[name]!r}")
+    for estimates in data.get("estimates", {}).values():
+        if not isinstance(estimates, Mapping) or not all(isinstance(v, (int, float)) for v in estimates.values()):
+            raise UsageError(f"estimates hold {estimates!r}", hint="they are numbers by target and name")
+    return {name: data[name] for name in kinds if name in data}
+
+
+def _plain(facts: RequestFacts) -> dict[str, Any]:
+    return {name: getattr(facts, name) for name in facts.__slots__}
+
+
+def _skip(file: Any) -> None:
+    """To the end of a line that is too long."""
+    while (piece := file.readline(MAX_LINE)) and not piece.endswith(b"\n"):
+        pass
