@@ -98,7 +98,9 @@ def _misplaced(file: CaseFile, index: int, loc: Loc, error: ForeshoreError) -> C
 
 def _check_names(file: CaseFile, index: int, expected: Expected, config: Config, policy: Policy) -> None:
     rules = [*(rule.name for rule in policy.rules), *PINNED]
-    named = [(("targets", i), name, "target") for i, name in enumerate(expected.targets or ())]
+    named: list[tuple[Loc, str, str]] = [
+        (("targets", i), name, "target") for i, name in enumerate(expected.targets or ())
+    ]
     named += [(("never", i), name, "target") for i, name in enumerate(expected.never)]
     named += [(("first",), expected.first, "target")] if expected.first is not None else []
     named += [(("rule",), expected.rule, "rule")] if expected.rule is not None else []

@@ -94,9 +94,11 @@ def _checked(path: str, value: Any) -> Any:
         raise UsageError(f"{path} is {value!r}; it must be {_SHOWN.get(field.type.name, f'a {field.type}')}")
     if isinstance(value, str):
         return _word(path, value, field)
-    if not isinstance(value, bool):
-        _check_range(path, value, field)
-    return float(value) if field.type.name == "double" else value
+    if isinstance(value, bool):
+        return value
+    number: float = value
+    _check_range(path, number, field)
+    return float(number) if field.type.name == "double" else number
 
 
 def _field(path: str) -> Field:

@@ -44,7 +44,8 @@ class Change:
     def size(self) -> float:
         if not (_number(self.before) and _number(self.after)):
             return 1.0
-        return abs(self.after - self.before) / max(abs(self.after), abs(self.before), 1e-9)
+        before, after = float(self.before), float(self.after)
+        return abs(after - before) / max(abs(after), abs(before), 1e-9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

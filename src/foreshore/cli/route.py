@@ -1,4 +1,4 @@
-"""`foreshore route`: explain a decision, check a config. No model is loaded, nothing is sent."""
+"""`foreshore route`: what decides, what it decided, what it would decide. No model is loaded, nothing is sent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import typer
 from rich.markup import escape
 
-from foreshore.cli import route_diff, route_explain, route_lint, route_test
+from foreshore.cli import (
+    route_diff,
+    route_evaluate,
+    route_explain,
+    route_feedback,
+    route_lint,
+    route_simulate,
+    route_test,
+    route_train,
+)
 from foreshore.cli.console import err, exit_on_error, out, print_json
 from foreshore.cli.route_options import ConfigOption, JsonOption
 
@@ -16,12 +25,16 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Explain and check routing decisions.")
+app = typer.Typer(no_args_is_help=True, help="Check, explain, simulate and improve routing decisions.")
 
 app.command("explain")(route_explain.explain)
 app.command("lint")(route_lint.lint)
 app.command("test")(route_test.run)
 app.command("diff")(route_diff.diff)
+app.command("simulate")(route_simulate.simulate)
+app.command("train")(route_train.train)
+app.command("feedback")(route_feedback.feedback)
+app.command("evaluate")(route_evaluate.evaluate)
 
 
 @app.command()
@@ -40,6 +53,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:
             "targets": list(loaded.targets),
             "constraints": [c.name for c in loaded.constraints],
             "rules": [r.name for r in loaded.rules],
+            "policy": list(loaded.policy),
             "missing_variables": missing,
         }
         if as_json:

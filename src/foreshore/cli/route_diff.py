@@ -37,8 +37,10 @@ def diff(
     ledger: Annotated[Path | None, typer.Option("--ledger", help="The requests of a gateway's ledger.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Decide on recorded requests by both policies. Exit codes: 0, 2 where lines could not be read, 3 where a request
-    may leave this machine that could not, or did not, before."""
+    """Show what a new policy changes for recorded requests, above all what may leave this machine.
+
+    Exit codes: 0, 2 where lines could not be read, 3 where a request may leave that could not, or did not, before.
+    """
     with exit_on_error():
         from foreshore.router.policy_diff import compare
 

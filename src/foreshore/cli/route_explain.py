@@ -38,9 +38,11 @@ def explain(
     budget: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="As if: left=0.5.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which target would answer and by which rule, what speaks against each of the others, and what little would
-    change the choice. Targets are taken to be idle, this machine on mains and online, budgets unspent: say otherwise
-    with --request, --device, --target, --now and --budget."""
+    """Say which target answers, by which rule, what speaks against the others, and what little would change the choice.
+
+    Targets are taken to be idle, this machine on mains and online, budgets unspent: say otherwise with --request,
+    --device, --target, --now and --budget.
+    """
     with exit_on_error():
         from foreshore.config import find_config, load_config
         from foreshore.router.changes import parse_settings

@@ -29,9 +29,11 @@ def lint(
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Type every expression, find rules that never decide and constraints that contradict each other, and prove that
-    private requests stay on this machine, or print one that does not. Exit codes: 0 clean, 1 findings, 3 a request
-    gets out, 4 not proved."""
+    """Find what is wrong with a policy, and prove that private requests stay on this machine or print one that does not.
+
+    Expressions are typed; rules that never decide, contradictory constraints and unused targets are named. Exit codes:
+    0 clean, 1 findings, 2 no such file, 3 a request gets out, 4 not proved.
+    """
     with exit_on_error():
         from foreshore.config import find_config, load_config
 

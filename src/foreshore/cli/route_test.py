@@ -22,7 +22,7 @@ def run(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Decide on each case, and hold what comes out against what is expected. Exit code 1 where one differs."""
+    """Decide on each case and hold what comes out against what is expected; exit code 1 where one differs."""
     with exit_on_error():
         from foreshore.config import find_config, load_config
         from foreshore.router.case_file import read_cases
