@@ -43,6 +43,7 @@ __all__ = [
     "change",
     "measure_accuracy",
     "read_tasks",
+    "starter_task",
     "starter_tasks",
     "tasks_sha256",
     "tool_call",
@@ -113,7 +114,7 @@ def _questions(task: str) -> Iterator[Task]:
             barren = 0 if str(found.messages) not in seen else barren + 1
             if not barren:
                 seen.add(str(found.messages))
-                yield _starter(found)
+                yield starter_task(found)
         if barren >= BARREN:
             return
 
@@ -290,7 +291,8 @@ def tasks_sha256(tasks: Iterable[Task]) -> str:
 # --- reading tasks ----------------------------------------------------------------------------------------------
 
 
-def _starter(found: Example) -> Task:
+def starter_task(found: Example) -> Task:
+    """An example that the starters learnt from or are measured on, as a task."""
     check: Check = "call" if found.call is not None else "json" if found.task == "json" else "exact"
     answer = found.answer if found.call is None else json.dumps(dict(found.call))
     return Task(answer=answer, check=check, segment=found.task, messages=found.messages, tools=found.tools)

@@ -13,7 +13,7 @@ from foreshore.quality.confidence import Confidence
 from foreshore.quantize.accuracy import Answered, Task, tasks_sha256
 from foreshore.wilson import wilson
 
-__all__ = ["confidence_card"]
+__all__ = ["confidence_card", "prompt_of"]
 
 STEPS = 20  # thresholds: that keep every twentieth part of the answers more
 
@@ -65,11 +65,11 @@ def _thresholds(confidences: Sequence[float], right: Sequence[bool]) -> Iterator
 
 
 def _line(task: Task, answer: Answered, confidence: float | None) -> str:
-    known = {"prompt": _prompt(task), "kind": task.segment, "correct": answer.right}
+    known = {"prompt": prompt_of(task), "kind": task.segment, "correct": answer.right}
     return json.dumps({**known, "confidence": confidence, "answer": answer.text}, ensure_ascii=False) + "\n"
 
 
-def _prompt(task: Task) -> str:
+def prompt_of(task: Task) -> str:
     """The text that a router decides by: the last user message."""
     if task.prompt is not None:
         return task.prompt
