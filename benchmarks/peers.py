@@ -56,9 +56,10 @@ class Server:
 
 
 @contextmanager
-def foreshore(model: Path, *, slots: int, context: int) -> Iterator[Server]:
-    """`foreshore serve` with one local target, as a user runs it: gateway, ledger and worker."""
-    engine = {"slots": slots, "threads": THREADS, "context_tokens": context}
+def foreshore(model: Path, *, slots: int, context: int, **options: Any) -> Iterator[Server]:
+    """`foreshore serve` with one local target, as a user runs it: gateway, ledger and worker. `options` are further
+    ones of its engine."""
+    engine = {"slots": slots, "threads": THREADS, "context_tokens": context, **options}
     with tempfile.TemporaryDirectory(prefix="foreshore-bench-") as folder:
         config = Path(folder) / "foreshore.yaml"
         target: dict[str, Any] = {"kind": "local", "model": str(model)}

@@ -38,7 +38,7 @@ FULL = Scale(
         *("q4_k_s", "q4_k_m", "q4_1", "q5_0", "q5_k_s", "q5_k_m"),
     ),
     search_s=600,
-    short_s=(20, 40, 60, 120, 240),
+    short_s=(20, 40, 50, 60, 120, 240),
     fit_s=15,
     mixes=20,
     trials=2000,

@@ -53,8 +53,8 @@ FULL = Scale(
     batch_requests=2,
     chat_every_s=1.0,
     chat_requests=45,
-    leak_warm_up=6000,  # until `prefix_cache_bytes` of ended beginnings are kept: that is a bound, not a leak
-    leak_requests=8000,
+    leak_warm_up=2000,
+    leak_requests=10_000,
 )
 
 # The starters' context is 1,024 tokens.
