@@ -32,6 +32,7 @@ tenants: [{name: bench, key_env: FORESHORE_BENCHMARK_KEY}]
 targets: {cloud: {kind: local, model: "starter-l:q8_0"}}
 """
 GATEWAY = """
+privacy: {detectors: []}  # some tasks are about addresses; here each is to go where the load sends it
 targets:
   edge: {kind: local, model: "starter-s:q4_k_m"}
   cloud: {kind: openai, model: cloud, base_url: "$URL/v1", key_env: FORESHORE_BENCHMARK_KEY}

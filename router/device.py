@@ -6,6 +6,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Generic, TypeVar
@@ -50,7 +51,7 @@ class DeviceSampler:
         self.now = DeviceFacts()
         self._every_s = every_s
         self._sample = sample or _this_machine
-        self._reachable = reachable or (lambda hosts=tuple(hosts): connected(hosts))
+        self._reachable = reachable or partial(connected, tuple(hosts))
         self._online, self._on_battery = _Steady(True), _Steady(False)
         self._celsius, self._cpu = _Middle(), _Middle()
         self._stopping = threading.Event()

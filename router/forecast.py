@@ -206,10 +206,11 @@ class Forecaster:
     def _costs(self, work: Work, cached_share: float | None = None) -> tuple[float, ...]:
         """The features of TTFT, in the order of its weights."""
         if cached_share is None:
-            fresh = work.prompt_tokens - work.cached_tokens
+            fresh: float = work.prompt_tokens - work.cached_tokens
         else:
             fresh = work.prompt_tokens * (1.0 - cached_share)
-        fresh = fresh if fresh > 1.0 else 1.0
+        if fresh < 1.0:
+            fresh = 1.0
         ahead, running, waiting = work.waiting_tokens, work.running, work.waiting
         beyond = running + waiting + 1 - self.slots if self.slots else 0
         shared = (fresh + ahead) * running / (running + 2.0)

@@ -25,8 +25,8 @@ class Quantiles:
     """
 
     def __init__(self) -> None:
-        self.values = NORMAL  # ascending
-        self._tracked = NORMAL
+        self.values: tuple[float, ...] = NORMAL  # ascending
+        self._tracked: tuple[float, ...] = NORMAL
         self._step = FIRST_STEP
 
     def learn(self, residual: float) -> None:

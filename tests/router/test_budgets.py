@@ -110,7 +110,12 @@ def test_a_changed_amount_keeps_what_was_spent_and_a_changed_period_reads_it_ane
 def test_threads_spend_together() -> None:
     found = budgets("month", dollars=1e6)
     now = time.time()
-    threads = [threading.Thread(target=lambda: [found.spend("team", 1.0, now) for _ in range(500)]) for _ in range(8)]
+
+    def spend() -> None:
+        for _ in range(500):
+            found.spend("team", 1.0, now)
+
+    threads = [threading.Thread(target=spend) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

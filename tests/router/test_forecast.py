@@ -109,8 +109,12 @@ def test_more_work_never_takes_less_time() -> None:
     for work, ttft_s, total_s, tokens, _ in Machine().outcomes(1):
         forecaster.learn(work, ttft_s=ttft_s, total_s=total_s, output_tokens=tokens)
     plain = Work(prompt_tokens=400, running=2, waiting=1, waiting_tokens=200, route="chat", tenant="t")
-    for more in ({"prompt_tokens": 800}, {"running": 6}, {"waiting": 9}, {"waiting_tokens": 900}):
-        assert forecaster.predict(plain._replace(**more)).total.quantile(0.5) >= forecaster.predict(plain).total_s
+    more = (
+        plain._replace(prompt_tokens=800), plain._replace(running=6), plain._replace(waiting=9),
+        plain._replace(waiting_tokens=900),
+    )  # fmt: skip
+    for work in more:
+        assert forecaster.predict(work).total.quantile(0.5) >= forecaster.predict(plain).total_s
     assert forecaster.predict(plain._replace(cached_tokens=390)).ttft_s < forecaster.predict(plain).ttft_s
 
 

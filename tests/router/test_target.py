@@ -134,7 +134,10 @@ def test_a_deadline_that_is_too_soon_is_improbable() -> None:
 
 
 def test_what_failed_or_was_left_teaches_nothing() -> None:
-    for script in ([Unavailable("down", target="t")], [Chunk(text="part")], [Chunk(text="a"), Unavailable("x")]):
+    scripts: list[list[Step]] = [
+        [Unavailable("down", target="t")], [Chunk(text="part")], [Chunk(text="a"), Unavailable("x")]
+    ]  # fmt: skip
+    for script in scripts:
         found = after(made(script))
         assert (found.ttft_s, found.total_s) == (0.0, 0.0)
 
