@@ -29,7 +29,7 @@ def lint(
     strict: Annotated[bool, typer.Option("--strict", help="Warnings fail too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find what is wrong with a policy, and prove that private requests stay on this machine or print one that does not.
+    """Find what is wrong with a policy, and prove that private requests stay on this machine or print one that leaves.
 
     Expressions are typed; rules that never decide, contradictory constraints and unused targets are named. Exit codes:
     0 clean, 1 findings, 2 no such file, 3 a request gets out, 4 not proved.
