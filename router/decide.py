@@ -18,14 +18,12 @@ from foreshore.router.facts import (
     RequestFacts,
     TargetFacts,
 )
-from foreshore.router.order import ordered
-from foreshore.router.policy import Policy, Rule, load_scene
-from foreshore.router.rules import SCENE, Evaluator, Expression
+from foreshore.router.order import Note, ordered
+from foreshore.router.policy import ALWAYS, Policy, Rule, load_scene
 
-__all__ = ["Decision", "State", "chance", "decide"]
+__all__ = ["Decision", "State", "by_chance", "chance", "decide"]
 
 AUTO = ("", "auto")
-ALWAYS = Expression.compile("true", where="built in", sees=SCENE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,33 +50,40 @@ class Decision:
     targets: tuple[str, ...]
     rule: str
     estimates: Mapping[str, TargetFacts]
-    reasons: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     propensity: float = 1.0
     strategy: str = "fallback"
     confidence: float = 0.0  # a cascade goes on to the next target below it
     deadline_s: float | None = None  # of the rule, from the request's arrival
     explored: bool = False  # whether chance made the first choice
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why not another: in words only where somebody asks, which is rare."""
+        return tuple(form % tuple(values) for form, *values in self.notes)
+
 
 def decide(facts: RequestFacts, state: State) -> Decision:
     """Raises `NotFound` for a model nobody serves; `RoutingError` or `BadRequest` where no target is left."""
     known = {t.name: t for t in state.targets}
-    reasons: list[str] = []
+    notes: list[Note] = []
     named: set[str] = set()
     with state.policy.evaluator as evaluator:
         load_scene(evaluator, facts, state.device, state.budget, state.now)
         for rule in _candidates(facts, state):
-            if not _applies(rule, evaluator, reasons):
+            holds, why = evaluator.ask(rule.when)
+            if not holds:
+                notes.extend([("rule %r skipped: its condition %s", rule.name, why)] if why else [])
                 continue
             if rule.refuse:
                 raise RoutingError(rule.refuse, reasons={}, hint=f"rule {rule.name!r} refuses this")
             cleared = [known[name] for name in rule.prefer if name in state.clearing.allowed]
             if cleared:
-                reasons.extend(_excluded(rule, state.clearing))
-                order = ordered(facts, rule, cleared, evaluator, reasons)
-                return _decision(facts, rule, order, state, known, reasons)
+                notes.extend(_excluded(rule, state.clearing))
+                order = ordered(facts, rule, cleared, evaluator, notes)
+                return _decision(facts, rule, order, state, known, notes)
             named.update(rule.prefer)
-            reasons.append(f"{rule.name!r} passed over: none of its targets may see this request")
+            notes.append(("%r passed over: none of its targets may see this request", rule.name))
     raise refusal([e for e in state.clearing.excluded if e.target in named])
 
 
@@ -88,35 +93,26 @@ def chance(decision_id: str, of: str) -> float:
     return (int.from_bytes(digest) >> 11) / (1 << 53)
 
 
-def _candidates(facts: RequestFacts, state: State) -> Iterator[Rule]:
+def _candidates(facts: RequestFacts, state: State) -> Sequence[Rule]:
     """The target the caller pinned by name or model, else every rule and the default."""
     if facts.model in AUTO:
-        yield from state.policy.rules
-        yield Rule(name="default", when=ALWAYS, prefer=state.policy.default)
-        return
+        return (*state.policy.rules, state.policy.default)
     pinned = [t.name for t in state.targets if t.name == facts.model]
     pinned = pinned or [t.name for t in state.targets if t.model == facts.model]
     if not pinned:
         hint = f"use 'auto' or one of: {', '.join(t.name for t in state.targets)}"
         raise NotFound(f"there is no model {facts.model[:100]!r}", hint=hint, param="model")
-    yield Rule(name="pinned", when=ALWAYS, prefer=tuple(pinned))
+    return (Rule(name="pinned", when=ALWAYS, prefer=tuple(pinned)),)
 
 
-def _applies(rule: Rule, evaluator: Evaluator, reasons: list[str]) -> bool:
-    holds, why = evaluator.ask(rule.when)
-    if why:
-        reasons.append(f"rule {rule.name!r} skipped: its condition {why}")
-    return holds is True
-
-
-def _excluded(rule: Rule, clearing: Clearing) -> Iterator[str]:
+def _excluded(rule: Rule, clearing: Clearing) -> Iterator[Note]:
     """One reason for each of the rule's targets that may not see the request."""
     if not clearing.excluded:
         return
     first = {e.target: e for e in reversed(clearing.excluded)}
     for name in rule.prefer:
         if name in first:
-            yield f"{name!r} excluded by {first[name].constraint!r}: {first[name].reason}"
+            yield "%r excluded by %r: %s", name, first[name].constraint, first[name].reason
 
 
 def _decision(
@@ -125,17 +121,17 @@ def _decision(
     order: Sequence[TargetFacts],
     state: State,
     known: Mapping[str, TargetFacts],
-    reasons: list[str],
+    notes: list[Note],
 ) -> Decision:
     names, propensity, explored = [t.name for t in order], 1.0, False
     if state.explore and len(names) > 1 and rule.name != "pinned" and not facts.private:
-        names, propensity, explored = _explored(names, state.explore, state.dice)
-        reasons.extend([f"{names[0]!r} first by chance"] if explored else [])
+        names, propensity, explored = by_chance(names, state.explore, state.dice)
+        notes.extend([("%r first by chance", names[0])] if explored else [])
     return Decision(
         targets=tuple(names),
         rule=rule.name,
         estimates=known,
-        reasons=tuple(reasons),
+        notes=tuple(notes),
         propensity=propensity,
         strategy=rule.strategy,
         confidence=rule.confidence,
@@ -144,7 +140,7 @@ def _decision(
     )
 
 
-def _explored(names: list[str], explore: float, dice: float) -> tuple[list[str], float, bool]:
+def by_chance(names: list[str], explore: float, dice: float) -> tuple[list[str], float, bool]:
     """The order, the probability of its first and whether chance chose it: with probability `explore` any of `names`,
     each as likely, goes first; else the first stays."""
     each = explore / len(names)

@@ -3,88 +3,95 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from foreshore.policy_config import Objective
 from foreshore.router.facts import RequestFacts, TargetFacts, answer_tokens
 from foreshore.router.policy import Rule
 from foreshore.router.rules import Evaluator
 
-__all__ = ["ordered"]
+__all__ = ["Note", "ordered", "scores"]
+
+Note = tuple[Any, ...]  # a reason, yet to be put into words: a format and what goes into it
+
+MISSES = "%r later: predicted to miss the deadline"
+LATE, AMISS = 1, 2  # how far back a target belongs; both: 3
 
 
 def ordered(
-    facts: RequestFacts, rule: Rule, targets: Sequence[TargetFacts], evaluator: Evaluator, reasons: list[str]
+    facts: RequestFacts, rule: Rule, targets: Sequence[TargetFacts], evaluator: Evaluator, notes: list[Note]
 ) -> Sequence[TargetFacts]:
     """Without those too small or down (unless that leaves none); then those of which `where` holds, then those likely
     on time, then by objective, then as preferred."""
-    fit = _without(targets, lambda t: not _fits(facts, t), "estimated too long for its context", reasons)
-    up = _without(fit, lambda t: not t.healthy, "not healthy", reasons)
+    fit = _without(targets, [_too_long(facts, t) for t in targets], "estimated too long for its context", notes)
+    up = _without(fit, [not t.healthy for t in fit], "not healthy", notes)
     if len(up) == 1:
         return up
-    later = _later(facts, rule, up, evaluator, reasons)
+    ranks = _ranks(facts, rule, up, evaluator, notes)
     if rule.objective is None:
-        return sorted(up, key=lambda t: later[t.name]) if any(later.values()) else up
-    scores = _scores(rule.objective, up)
-    reasons.extend(f"{name!r} scores {score:.4g}" for name, score in scores.items())
-    return sorted(up, key=lambda t: (later[t.name], -scores[t.name]))
+        return [up[i] for i in sorted(range(len(up)), key=ranks.__getitem__)] if any(ranks) else up
+    found = scores(rule.objective, up)
+    notes.extend([("%r scores %.4g", t.name, score) for t, score in zip(up, found, strict=True)])
+    return [up[i] for _, _, i in sorted(zip(ranks, [-score for score in found], range(len(up)), strict=True))]
 
 
-def _later(
-    facts: RequestFacts, rule: Rule, targets: Sequence[TargetFacts], evaluator: Evaluator, reasons: list[str]
-) -> Mapping[str, int]:
-    """How far back each target belongs: 0 in front, 1 probably late, 2 `where` does not hold, 3 both."""
-    limit = min(rule.deadline or math.inf, facts.deadline_s or math.inf)
-    late = [t.name for t in targets if t.total_s > limit]
-    amiss = {t.name: why for t in targets if (why := _objection(rule, t, evaluator))}
-    if len(late) < len(targets):
-        reasons.extend(f"{name!r} later: predicted to miss the deadline" for name in late)
-    if len(amiss) < len(targets):
-        reasons.extend(f"{name!r} later: {why}" for name, why in amiss.items())
-    return {t.name: (t.name in late) + 2 * (t.name in amiss) for t in targets}
-
-
-def _objection(rule: Rule, target: TargetFacts, evaluator: Evaluator) -> str:
-    """Why `target` is not one that the rule's `where` means; "" if it is."""
-    if rule.where is None:
-        return ""
-    evaluator.load("target", target)
-    holds, why = evaluator.ask(rule.where)
-    return "" if holds else f"{rule.where.source!r} {why or 'does not hold'}"
-
-
-def _scores(objective: Objective, targets: Sequence[TargetFacts]) -> Mapping[str, float]:
+def scores(objective: Objective, targets: Sequence[TargetFacts]) -> list[float]:
     """What `objective` gives each target. A time or quality that is not known counts as the mean of those that are:
     nobody wins or loses by not having been tried."""
     seconds = _filled([t.total_s for t in targets])
     quality = _filled([t.quality for t in targets])
-    scores: dict[str, float] = {}
-    for target, total_s, probability in zip(targets, seconds, quality, strict=True):
-        score = objective.quality * probability - objective.dollars * target.cost - objective.seconds * total_s
-        scores[target.name] = score if math.isfinite(score) else -math.inf
-    return scores
+    for_quality, for_dollars, for_seconds = objective.quality, objective.dollars, objective.seconds
+    found = [
+        for_quality * probability - for_dollars * target.cost - for_seconds * total_s
+        for target, total_s, probability in zip(targets, seconds, quality, strict=True)
+    ]
+    return [score if math.isfinite(score) else -math.inf for score in found]
 
 
-def _filled(values: Sequence[float]) -> Sequence[float]:
-    known = [v for v in values if v]
+def _ranks(
+    facts: RequestFacts, rule: Rule, targets: Sequence[TargetFacts], evaluator: Evaluator, notes: list[Note]
+) -> list[int]:
+    """How far back each target belongs, with a reason where not all belong there."""
+    limit = min(rule.deadline or math.inf, facts.deadline_s or math.inf)
+    late = [t.total_s > limit for t in targets]
+    amiss = [] if rule.where is None else [_objection(rule, t, evaluator) for t in targets]
+    if any(late) and not all(late):
+        notes.extend([(MISSES, t.name) for t, is_late in zip(targets, late, strict=True) if is_late])
+    if not any(amiss):
+        return [LATE if is_late else 0 for is_late in late]
+    if not all(amiss):
+        source = rule.where.source if rule.where else ""
+        notes.extend([("%r later: %r %s", t.name, source, w) for t, w in zip(targets, amiss, strict=True) if w])
+    return [LATE * is_late + AMISS * bool(why) for is_late, why in zip(late, amiss, strict=True)]
+
+
+def _objection(rule: Rule, target: TargetFacts, evaluator: Evaluator) -> str:
+    """Why `target` is not one that the rule's `where` means; "" if it is."""
+    assert rule.where is not None
+    evaluator.load("target", target)
+    holds, why = evaluator.ask(rule.where)
+    return "" if holds else why or "does not hold"
+
+
+def _filled(values: list[float]) -> list[float]:
+    known = [v for v in values if 0 < v < math.inf]
     if not known or len(known) == len(values):
         return values
     mean = math.fsum(known) / len(known)
     return [v or mean for v in values]
 
 
+def _too_long(facts: RequestFacts, target: TargetFacts) -> bool:
+    room = target.context_tokens
+    return room > 0 and facts.prompt_tokens + answer_tokens(facts, target) > room
+
+
 def _without(
-    targets: Sequence[TargetFacts], bad: Callable[[TargetFacts], bool], why: str, reasons: list[str]
+    targets: Sequence[TargetFacts], faults: Sequence[bool], why: str, notes: list[Note]
 ) -> Sequence[TargetFacts]:
     """An estimate is no proof: where it would leave nobody, the target itself has the last word."""
-    good = [t for t in targets if not bad(t)]
-    if not good or len(good) == len(targets):
+    if not any(faults) or all(faults):
         return targets
-    reasons.extend(f"{t.name!r} left out: {why}" for t in targets if bad(t))
-    return good
-
-
-def _fits(facts: RequestFacts, target: TargetFacts) -> bool:
-    if not target.context_tokens:
-        return True
-    return facts.prompt_tokens + answer_tokens(facts, target) <= target.context_tokens
+    notes.extend([("%r left out: %s", t.name, why) for t, fault in zip(targets, faults, strict=True) if fault])
+    return [t for t, fault in zip(targets, faults, strict=True) if not fault]

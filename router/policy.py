@@ -14,7 +14,7 @@ from foreshore.router.language import require_identifier
 from foreshore.router.library import shipped
 from foreshore.router.rules import OF_TARGETS, SCENE, Evaluator, Expression
 
-__all__ = ["Constraint", "Exclusion", "Policy", "Rule"]
+__all__ = ["ALWAYS", "Constraint", "Exclusion", "Policy", "Rule", "load_scene"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +55,20 @@ class Exclusion:
     message: str = ""  # what the caller is told, by a constraint that refuses
 
 
+ALWAYS = Expression.compile("true", where="built in", sees=SCENE)
+
+
 class Policy:
     """Raises `ConfigError` for an expression that cannot be right. Evaluation is deterministic and keeps no state.
 
     `reads` are all fields that an expression or an objective looks at, as "target.quality": what is not among them
-    need not be known.
+    need not be known. `default` is the rule after all others, which always holds.
     """
 
     def __init__(self, config: Config, *, where: str = "foreshore.yaml") -> None:
         parts = [(config.constraints, config.rules, where)]
         parts += [(p.constraints, p.rules, f"policy {p.name}") for p in (shipped(n, config) for n in config.policy)]
-        self.default = config.fallback_order
+        self.default = Rule(name="default", when=ALWAYS, prefer=config.fallback_order)
         self.constraints = tuple(_constraint(c, place) for constraints, _, place in parts for c in constraints)
         self.rules = tuple(_rule(r, place, tuple(config.targets)) for _, rules, place in parts for r in rules)
         _check_unique("constraint", (c.name for c in self.constraints), where)
