@@ -38,7 +38,7 @@ from foreshore.quantize.accuracy import Answered, answered
 from foreshore.quantize.confidences import confidence_card, prompt_of
 from foreshore.store import Store
 
-__all__ = ["TARGETS", "Judged", "main", "recovered"]
+__all__ = ["TARGETS", "Judged", "main", "recovered", "routers"]
 
 SHARE = 0.3  # of requests that may go to the cloud
 FULL, QUICK = 24, 5  # questions of each kind and level, in each split
@@ -104,7 +104,7 @@ def measure(per_level: int) -> tuple[dict[str, Row], dict[str, Any]]:
     labels = [Label(prompt_of(i.task), "cloud", s.right) for i, s in zip(learnt, taught, strict=True)]
     labels += [Label(prompt_of(i.task), "edge", right) for i, right in zip(learnt, card.right, strict=True)]
     return _rows(judged, live, threshold, card.card), {
-        "routers": _routers(judged, labels),
+        "routers": routers(judged, labels),
         "kinds": _kinds(judged, live),
         "questions": {"learnt": len(learnt), "judged": len(test)},
         "tokens": {
@@ -192,7 +192,7 @@ def _row(key: str, found: Interval, details: Mapping[str, Any]) -> Row:
     return Row(key=key, value=found.value, low=found.low, high=found.high, details=dict(details))
 
 
-def _routers(judged: Judged, labels: Sequence[Label]) -> list[dict[str, Any]]:
+def routers(judged: Judged, labels: Sequence[Label]) -> list[dict[str, Any]]:
     """Each sends the questions of highest score; ties fall by chance."""
     estimator = train(labels)
     told = [estimator.predict(prompt_of(item.task)) for item in judged.items]

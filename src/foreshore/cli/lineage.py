@@ -53,6 +53,9 @@ def measurements(card: Card) -> dict[str, str]:
         for name, segment in card.accuracy.segments.items():
             change = f", change {between(segment.change)}" if segment.change else ""
             found[f"accuracy, {name}"] = f"{between(segment.share)} of {segment.count}{change}"
+    if (c := card.confidence) is not None and c.auroc is not None and c.ece is not None:
+        found["confidence, AUROC"] = f"{between(c.auroc)} on {c.count} answers"
+        found["confidence, ECE"] = between(c.ece)
     if (s := card.similarity) is not None:
         found["cosine, mean"] = between(s.cosine_mean)
         found["cosine, least"] = f"{s.cosine_min:.4f}"
