@@ -39,7 +39,7 @@ class Scaled:
         self.scale = np.where(spread > 1e-9, spread, 1.0)
 
     def __call__(self, rows: Numbers) -> Numbers:
-        return np.nan_to_num((rows - self.mean) / self.scale, nan=0.0, posinf=0.0, neginf=0.0)
+        return np.asarray(np.nan_to_num((rows - self.mean) / self.scale, nan=0.0, posinf=0.0, neginf=0.0))
 
 
 def logistic(rows: Numbers, right: Flags, *, ridge: float = 1.0) -> Numbers:
