@@ -7,7 +7,7 @@ simulated with the speeds beside it. docs/simulate.md says what is assumed, and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ OTHER_RATES = (0.03, 0.12)
 QUANTILES = (0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.85, 1.0)  # of the prompts' lengths: where thresholds are tried
 SHARES = (1.0, 0.67, 0.33)
 BUSY = (1, 2, 3, 4)
+EVENLY = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+FIRST, SLACK = 0.25, 0.01  # the part of a trace that rules are first tried on, and what "clearly more" is there
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 
 _more = "share of requests that keep the objective, less that of"
@@ -44,6 +46,9 @@ TARGETS = {
         bound=0.001, side=">=", what=f"{_more} the target with the least mean latency"
     ),
 }
+
+
+Rules = dict[str, Chooser]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,23 +80,34 @@ class Scene:
         return sorted({lengths[min(len(lengths) - 1, int(q * len(lengths)))] + (q == 1.0) for q in QUANTILES})
 
 
-def static(scene: Scene) -> list[Outcome]:
+def static(prompts: Sequence[int]) -> Rules:
     """Rules that look at the prompt's length alone: below, or above, a threshold a share stays here."""
-    found = [scene.run("cloud first", Fixed(share=0.0))]
-    for most in scene.prompts:
+    found: Rules = {"cloud first": Fixed(share=0.0)}
+    for most in prompts:
         for share in SHARES:
-            found.append(scene.run(f"{share:.0%} of prompts below {most} here", Fixed(most=most, share=share)))
-        found.append(scene.run(f"prompts from {most} here", Fixed(least=most)))
+            found[f"{share:.0%} of prompts below {most} here"] = Fixed(most=most, share=share)
+        found[f"prompts from {most} here"] = Fixed(least=most)
     return found
 
 
-def unloaded(scene: Scene) -> list[Outcome]:
+def unloaded(prompts: Sequence[int]) -> Rules:
     """Rules that look at what runs now, but not ahead."""
-    found = [scene.run("cloud first", Fixed(share=0.0))]
-    for most in scene.prompts[3::2]:
+    found: Rules = {"cloud first": Fixed(share=0.0)}
+    for most in prompts[3::2]:
         for busy in BUSY:
-            found.append(scene.run(f"prompts below {most} here while under {busy}", Unloaded(most=most, busy=busy)))
+            found[f"prompts below {most} here while under {busy}"] = Unloaded(most=most, busy=busy)
     return found
+
+
+def tried(scene: Scene, rules: Rules) -> list[Outcome]:
+    """Those worth it on the whole trace: of which, on its first part, no other costs less and keeps clearly more."""
+    part = replace(scene, trace=scene.trace.part(0.0, FIRST * scene.trace.seconds))
+    first = {name: part.run(name, rule) for name, rule in rules.items()}
+
+    def beaten(one: Outcome) -> bool:
+        return any(o.cost <= one.cost and o.attainment > one.attainment + SLACK for o in first.values())
+
+    return [scene.run(name, rules[name]) for name, outcome in first.items() if not beaten(outcome)]
 
 
 def least_latency(scene: Scene) -> Outcome:
@@ -107,22 +123,26 @@ def least_latency(scene: Scene) -> Outcome:
     return max(forms, key=lambda o: o.attainment)
 
 
-def table(scene: Scene) -> dict[str, Outcome]:
-    """All policies on one trace, by the name of what they stand for."""
-    ours = scene.ours()
-    edge = scene.speeds["edge"]
-    assert isinstance(edge, LocalSpeed)
-    rules = static(scene)
-    evenly = [o for o in rules if o.name == "cloud first" or f"below {scene.prompts[-1]} " in o.name]
-    told = Told(ttft_s=SLO.ttft_s, total_s=SLO.total_s, step_s=edge.step_s)
-    return {
+def table(scene: Scene, *, whole: bool) -> dict[str, Outcome]:
+    """Policies on one trace, by the name of what they stand for; `whole`: all of them."""
+    ours, prompts = scene.ours(), scene.prompts
+    found = {
         "ours": ours,
-        "static": at_cost(rules, ours.cost, "best static rule at equal cost"),
-        "random": at_cost(evenly, ours.cost, "by chance at equal cost"),
-        "unloaded": at_cost(unloaded(scene), ours.cost, "best rule on load at equal cost"),
+        "static": at_cost(tried(scene, static(prompts)), ours.cost, "best static rule at equal cost"),
         "local_only": scene.run("local only", Fixed(fallback=False)),
         "cloud_only": scene.run("cloud only", Fixed(share=0.0, fallback=False)),
         "least_latency": least_latency(scene),
+    }
+    if not whole:
+        return found
+    edge = scene.speeds["edge"]
+    assert isinstance(edge, LocalSpeed)
+    evenly = [scene.run(f"{share:.0%} here", Fixed(share=share)) for share in EVENLY]
+    told = Told(ttft_s=SLO.ttft_s, total_s=SLO.total_s, slots=edge.slots, step_s=edge.step_s)
+    return {
+        **found,
+        "random": at_cost(evenly, ours.cost, "by chance at equal cost"),
+        "unloaded": at_cost(tried(scene, unloaded(prompts)), ours.cost, "best rule on load at equal cost"),
         "told": scene.run("told the answer's length", told),
     }
 
@@ -138,7 +158,7 @@ AGAINST = {
 def measure(trace: Trace, rates: Sequence[float]) -> dict[str, Row]:
     """The first of `rates` makes the rows; the others stand in the details."""
     scenes = [Scene.of(trace, rate) for rate in rates]
-    tables = [table(scene) for scene in scenes]
+    tables = [table(scene, whole=scene is scenes[0]) for scene in scenes]
     at = [a.at for a in scenes[0].trace.arrivals]
     rows = {}
     for key, name in AGAINST.items():

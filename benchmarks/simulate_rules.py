@@ -62,11 +62,12 @@ class Told(Rule):
 
     ttft_s: float
     total_s: float
+    slots: int
     step_s: Callable[[int], float]
 
     def choose(self, job: Job, facts: RequestFacts, look: Look) -> Choice:
         edge = look()["edge"]
-        total_s = edge.ttft_s + job.output_tokens * self.step_s(min(8, edge.running + edge.waiting + 1))
+        total_s = edge.ttft_s + job.output_tokens * self.step_s(min(self.slots, edge.running + edge.waiting + 1))
         return Choice(targets=HERE if edge.ttft_p90_s <= self.ttft_s and total_s <= self.total_s else AWAY)
 
 

@@ -128,17 +128,17 @@ class _Simulation:
         happen: dict[str, Callable[[Job], None]] = {
             "arrival": self.arrive, "retry": self.ask, "deadline": self.expire,
         }  # fmt: skip
-        targets = list(self.targets.values())
+        targets = [(target, target.service) for target in self.targets.values()]
         while True:
-            target = min(targets, key=lambda t: t.service.next_at)
-            at = target.service.next_at
+            at = min([service.next_at for _, service in targets])
             if self.agenda and self.agenda[0][0] < at:
                 self.now, _, kind, job = heapq.heappop(self.agenda)
                 if job.state is None:
                     happen[kind](job)
             elif at < NEVER:
                 self.now = at
-                self.follow(target, target.service.step())
+                target, service = next(pair for pair in targets if pair[1].next_at == at)
+                self.follow(target, service.step())
             else:
                 return self.result()
 

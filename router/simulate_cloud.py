@@ -38,12 +38,7 @@ class CloudService:
         self._requests = _Bucket.of(speed.requests_per_minute)
         self._tokens = _Bucket.of(speed.tokens_per_minute)
         self._now = self._busy_s = self._stream_s = 0.0
-
-    @property
-    def next_at(self) -> float:
-        while self._agenda and self._agenda[0][3] not in self._in_flight:
-            heapq.heappop(self._agenda)
-        return self._agenda[0][0] if self._agenda else NEVER
+        self.next_at = NEVER
 
     def step(self) -> Moment:
         self._go_to(self.next_at)
@@ -52,6 +47,7 @@ class CloudService:
             del self._in_flight[job]
         if kind == "end":
             job.tokens = job.output_tokens
+        self._look_ahead()
         return Moment(at, kind, job)
 
     def offer(self, job: Job, now: float) -> Refusal | None:
@@ -65,6 +61,7 @@ class CloudService:
         self._requests.take(1)
         self._tokens.take(tokens)
         self._plan(job, now)
+        self._look_ahead()
         return None
 
     def cancel(self, job: Job, now: float) -> None:
@@ -72,6 +69,7 @@ class CloudService:
         first, end = self._in_flight.pop(job)
         if now >= first:
             job.tokens = 1 + int((job.output_tokens - 1) * (now - first) / (end - first))
+        self._look_ahead()
 
     def load(self, now: float) -> Load:
         return Load(running=len(self._in_flight))
@@ -96,6 +94,12 @@ class CloudService:
         if job.output_tokens > 1:
             heapq.heappush(self._agenda, (first, next(self._numbers), "first", job))
         heapq.heappush(self._agenda, (end, next(self._numbers), "end", job))
+
+    def _look_ahead(self) -> None:
+        """Past those that were cancelled."""
+        while self._agenda and self._agenda[0][3] not in self._in_flight:
+            heapq.heappop(self._agenda)
+        self.next_at = self._agenda[0][0] if self._agenda else NEVER
 
     def _go_to(self, now: float) -> None:
         passed = now - self._now

@@ -58,10 +58,7 @@ class Moment:
 class Service(Protocol):
     """A target's own clockwork. Between two calls of `step` nothing happens but what its rates foretell."""
 
-    @property
-    def next_at(self) -> float:
-        """When something happens next, if nothing comes before; infinity where nothing will."""
-        ...
+    next_at: float  # when something happens next, if nothing comes before; infinity where nothing will
 
     def step(self) -> Moment:
         """Go on to `next_at` and do what happens then: exactly one thing."""

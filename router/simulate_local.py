@@ -36,26 +36,16 @@ class LocalService:
         self._numbers = itertools.count()
         self._waiting_tokens = 0
         self._busy_s = self._stream_s = 0.0
-
-    @property
-    def next_at(self) -> float:
-        prefill, decode = self._rates()
-        read = self._now + next(iter(self._reading.values())) / prefill if self._reading else NEVER
-        end = self._first_end()
-        return min(read, NEVER if end is None else self._now + max(0.0, end[0] - self._tokens) / decode)
+        self._prefill = self._decode = 0.0  # tokens per second: of the prompt that is read, and of each stream
+        self._reads_next = False
+        self.next_at = NEVER
 
     def step(self) -> Moment:
-        prefill, decode = self._rates()
-        read = self._now + next(iter(self._reading.values())) / prefill if self._reading else NEVER
-        end = self._first_end()
-        if end is None or read <= self._now + max(0.0, end[0] - self._tokens) / decode:
-            self._go_to(read)
-            return self._read()
-        self._go_to(self._now + max(0.0, end[0] - self._tokens) / decode)
-        self._tokens = max(self._tokens, end[0])  # exactly, whatever was rounded
-        del self._decoding[end[2]]
+        self._go_to(self.next_at)
+        moment = self._read() if self._reads_next else self._finish()
         self._admit()
-        return Moment(self._now, "end", end[2])
+        self._plan()
+        return moment
 
     def offer(self, job: Job, now: float) -> Refusal | None:
         self._go_to(now)
@@ -71,6 +61,7 @@ class LocalService:
         self._waiting[job] = None
         self._waiting_tokens += job.prompt_tokens
         self._admit()
+        self._plan()
         return None
 
     def cancel(self, job: Job, now: float) -> None:
@@ -83,6 +74,7 @@ class LocalService:
         else:
             job.tokens -= math.ceil(self._decoding.pop(job) - self._tokens)
         self._admit()
+        self._plan()
 
     def load(self, now: float) -> Load:
         self._go_to(now)
@@ -91,7 +83,7 @@ class LocalService:
             running=len(self._reading) + len(self._decoding),
             waiting_tokens=self._waiting_tokens + round(sum(self._reading.values())),
             prefill_tokens_per_s=self._speed.prefill_tokens_per_s,
-            decode_tokens_per_s=len(self._decoding) * self._rates()[1],
+            decode_tokens_per_s=len(self._decoding) * self._decode,
         )
 
     def busy_s(self, now: float) -> float:
@@ -111,7 +103,12 @@ class LocalService:
             self._decoding[job] = end = self._tokens + job.tokens - 1
             heapq.heappush(self._ends, (end, next(self._numbers), job))
             return Moment(self._now, "first", job)
-        self._admit()
+        return Moment(self._now, "end", job)
+
+    def _finish(self) -> Moment:
+        end, _, job = heapq.heappop(self._ends)
+        self._tokens = max(self._tokens, end)  # exactly, whatever was rounded
+        del self._decoding[job]
         return Moment(self._now, "end", job)
 
     def _answer(self, job: Job) -> int:
@@ -127,20 +124,19 @@ class LocalService:
             self._waiting_tokens -= job.prompt_tokens
             self._reading[job] = float(job.prompt_tokens)
 
-    def _rates(self) -> tuple[float, float]:
-        """Tokens per second: of the prompt that is read, and of each stream."""
+    def _plan(self) -> None:
+        """Rates from now on, and what happens next under them."""
         streams, speed = len(self._decoding), self._speed
-        if not streams:
-            return speed.prefill_tokens_per_s, 1 / self._steps[0]
-        step_s = self._steps[streams - 1]
-        if not self._reading:
-            return speed.prefill_tokens_per_s, 1 / step_s
-        return speed.prefill_tokens_per_s * (1 - 1 / speed.gap_target), 1 / (speed.gap_target * step_s)
-
-    def _first_end(self) -> tuple[float, int, Job] | None:
+        step_s = self._steps[streams - 1] if streams else self._steps[0]
+        self._prefill, self._decode = speed.prefill_tokens_per_s, 1 / step_s
+        if streams and self._reading:
+            self._prefill *= 1 - 1 / speed.gap_target
+            self._decode /= speed.gap_target
         while self._ends and self._decoding.get(self._ends[0][2]) != self._ends[0][0]:
             heapq.heappop(self._ends)
-        return self._ends[0] if self._ends else None
+        read = self._now + next(iter(self._reading.values())) / self._prefill if self._reading else NEVER
+        end = self._now + max(0.0, self._ends[0][0] - self._tokens) / self._decode if self._ends else NEVER
+        self._reads_next, self.next_at = read <= end, min(read, end)
 
     def _go_to(self, now: float) -> None:
         """Let time pass; nothing completes in between."""
@@ -148,11 +144,11 @@ class LocalService:
         if passed <= 0:
             return
         if self._reading or self._decoding:
-            prefill, decode = self._rates()
             self._busy_s += passed
             self._stream_s += passed * (len(self._reading) + len(self._decoding))
-            self._tokens += passed * decode if self._decoding else 0.0
+            if self._decoding:
+                self._tokens += passed * self._decode
             if self._reading:
                 job = next(iter(self._reading))
-                self._reading[job] = max(0.0, self._reading[job] - passed * prefill)
+                self._reading[job] = max(0.0, self._reading[job] - passed * self._prefill)
         self._now = now

@@ -6,7 +6,7 @@ What the gateway notes when it asks a target, hears its first token and its end 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from typing import Any
 
 from foreshore.config import TargetConfig
 from foreshore.router.breaker import Breaker
@@ -21,6 +21,8 @@ from foreshore.router.target import Ask, describe
 from foreshore.types import Timings, Usage
 
 __all__ = ["SimulatedTarget"]
+
+FIXED = "name kind model local tags tools json images input_price output_price".split()  # what the config says
 
 
 class SimulatedTarget:
@@ -51,7 +53,9 @@ class SimulatedTarget:
         self.breaker = Breaker(clock=clock)
         self.meter = Meter(forecaster=forecaster)
         self.refused = 0  # attempts
-        self._known = replace(describe(name, spec), context_tokens=context or 0)
+        known = describe(name, spec)
+        self._fixed: dict[str, Any] = {field: getattr(known, field) for field in FIXED}
+        self._fixed["context_tokens"] = context or 0
         self._clock = clock
         self._works: dict[Job, Work] = {}  # of those that are here
         self._unheard: dict[Job, int] = {}  # of them, those without a first token, and their prompts
@@ -60,9 +64,10 @@ class SimulatedTarget:
     def facts_for(self, request: RequestFacts) -> TargetFacts:
         """What rules may know of it now for this request: all but cost and quality."""
         self._learn()
-        load = self.service.load(self._clock())
-        found = replace(
-            self._known,
+        load, forecaster = self.service.load(self._clock()), self.meter.forecaster
+        made = forecaster.predict(self._work(request)) if forecaster.known else None
+        return TargetFacts(
+            **self._fixed,
             healthy=self.breaker.state != "open",
             breaker=self.breaker.state.replace("-", "_"),
             waiting=load.waiting,
@@ -71,19 +76,12 @@ class SimulatedTarget:
             prefill_tokens_per_s=load.prefill_tokens_per_s,
             decode_tokens_per_s=self.meter.decode_tokens_per_s,
             first_token_s=self.meter.first_token_s,
-            answer_tokens=self.meter.answer_tokens,
-        )
-        if not self.meter.forecaster.known:
-            return found
-        made = self.meter.forecaster.predict(self._work(request))
-        return replace(
-            found,
-            ttft_s=made.ttft_s,
-            total_s=made.total_s,
-            ttft_p90_s=made.ttft_p90_s,
-            p90_s=made.p90_s,
-            on_time=made.within(request.deadline_s) if request.deadline_s else 1.0,
-            answer_tokens=made.answer_tokens,
+            answer_tokens=made.answer_tokens if made else self.meter.answer_tokens,
+            ttft_s=made.ttft_s if made else 0.0,
+            total_s=made.total_s if made else 0.0,
+            ttft_p90_s=made.ttft_p90_s if made else 0.0,
+            p90_s=made.p90_s if made else 0.0,
+            on_time=made.within(request.deadline_s) if made and request.deadline_s else 1.0,
         )
 
     def ask(self, job: Job, facts: RequestFacts) -> Refusal | None:
