@@ -53,8 +53,8 @@ class SimulatedTarget:
         self.breaker = Breaker(clock=clock)
         self.meter = Meter(forecaster=forecaster)
         self.refused = 0  # attempts
-        known = describe(name, spec)
-        self._fixed: dict[str, Any] = {field: getattr(known, field) for field in FIXED}
+        told = describe(name, spec)
+        self._fixed: dict[str, Any] = {field: getattr(told, field) for field in FIXED}
         self._fixed["context_tokens"] = context or 0
         self._clock = clock
         self._works: dict[Job, Work] = {}  # of those that are here
