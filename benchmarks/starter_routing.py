@@ -66,7 +66,7 @@ class Judged:
         return float(self.cloud.mean() - self.edge.mean())
 
 
-def recovered(edge: Flags, cloud: Flags, routed: Flags, seed: int = 0) -> Interval:
+def recovered(edge: Flags, cloud: Flags, routed: Flags | Numbers, seed: int = 0) -> Interval:
     """(routed - edge) / (cloud - edge) of the shares of right answers, by question, and its 95 % interval."""
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(edge), size=(RESAMPLES, len(edge)))
@@ -200,7 +200,6 @@ def routers(judged: Judged, labels: Sequence[Label]) -> list[dict[str, Any]]:
     lengths = np.array([float(len(prompt_of(item.task))) for item in judged.items])
     gains = judged.cloud.astype(float) - judged.edge.astype(float)
     scores: dict[str, Numbers] = {
-        "random": np.random.default_rng(1).random(len(lengths)),
         "length, longer": lengths,
         "length, shorter": -lengths,
         "prompt estimator": strong - edge,
@@ -208,14 +207,20 @@ def routers(judged: Judged, labels: Sequence[Label]) -> list[dict[str, Any]]:
         "prompt estimator and confidence": strong - judged.confidence,
         "oracle": gains,
     }
-    return [_router(name, judged, score) for name, score in scores.items()]
+    by_chance = SHARE * judged.cloud + (1 - SHARE) * judged.edge
+    routed = {"random, on average": by_chance, **{name: _sent(judged, score) for name, score in scores.items()}}
+    return [_router(name, judged, right) for name, right in routed.items()]
 
 
-def _router(name: str, judged: Judged, score: Numbers) -> dict[str, Any]:
+def _sent(judged: Judged, score: Numbers) -> Numbers:
+    """Who is right where the questions of highest score go to the cloud."""
     ties = np.random.default_rng(0).random(len(score))
     sent = np.zeros(len(score), bool)
     sent[np.lexsort((ties, -score))[: int(SHARE * len(score))]] = True
-    routed = np.where(sent, judged.cloud, judged.edge)
+    return np.where(sent, judged.cloud, judged.edge).astype(float)
+
+
+def _router(name: str, judged: Judged, routed: Numbers) -> dict[str, Any]:
     found = recovered(judged.edge, judged.cloud, routed)
     numbers = {key: round(getattr(found, key), 4) for key in ("value", "low", "high")}
     return {"router": name, "gap_recovered": numbers, "accuracy": _share(routed), "cloud_share": SHARE}
@@ -237,7 +242,7 @@ def _right(said: Sequence[Said]) -> Flags:
     return np.array([one.right for one in said])
 
 
-def _share(flags: Flags) -> float:
+def _share(flags: Flags | Numbers) -> float:
     return round(float(flags.mean()), 4)
 
 

@@ -76,7 +76,9 @@ def _kept(field: str) -> bool:
 
 def _facts(logged: Mapping[str, Any]) -> RequestFacts:
     known = {f.name for f in fields(RequestFacts)}
-    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in logged.items() if key in known}
+    plain: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in logged.items() if key in known
+    }
     return RequestFacts(**plain)
 
 

@@ -171,7 +171,7 @@ def test_a_gateways_answer_can_be_judged_and_its_policy_estimated(tmp_path: Path
         for _ in range(150):
             answer = served.chat()
             decision = answer.headers["x-foreshore-decision"]
-            body = {"decision": decision, "correct": answer.headers["x-foreshore-target"] == "cloud"}
+            body: dict[str, Any] = {"decision": decision, "correct": answer.headers["x-foreshore-target"] == "cloud"}
             said = served.http.post("/v1/feedback", json=body)
             assert said.status_code == 200, said.text
         assert said.json() == {"decision": decision, "score": float(body["correct"]), "source": "user"}

@@ -48,7 +48,7 @@ def test_routers_are_judged_by_what_they_send() -> None:
     ]
     found = {row["router"]: row["gap_recovered"]["value"] for row in routers(judged, labels)}
     assert found["cascade by confidence"] == found["oracle"] == 1.0
-    assert found["random"] == pytest.approx(SHARE, abs=0.15)
+    assert found["random, on average"] == pytest.approx(SHARE)
     assert set(found) >= {"length, longer", "prompt estimator", "prompt estimator and confidence"}
 
 

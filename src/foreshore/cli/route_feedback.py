@@ -30,7 +30,7 @@ def feedback(
 
         if (correct is None) == (score is None):
             raise UsageError("feedback says either --correct or --wrong, or --score", hint="give exactly one of them")
-        value = float(correct) if score is None else score
+        value = float(bool(correct)) if score is None else score
         file = load_config(find_config(config)).ledger.file
         found = give(file, decision, value, source="eval" if evaluated else "user")
         if as_json:
