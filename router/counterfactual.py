@@ -82,9 +82,11 @@ def _few(offers: Iterable[Change]) -> list[Change]:
     return found
 
 
-def _order(flip: Flip) -> tuple[float, bool, str]:
-    """The smallest; of equal ones one that has an answer, then by name."""
-    return round(flip.size, 9), not flip.target, flip.changes[0].name
+def _order(flip: Flip) -> tuple[float, bool, bool, bool, str]:
+    """The smallest; of equal ones one that has an answer, of the target that gives it, and rather not privacy."""
+    names = [change.name for change in flip.changes]
+    own = any(name.startswith(f"target.{flip.target}.") for name in names)
+    return round(flip.size, 9), not flip.target, not own, "request.private" in names, names[0]
 
 
 class _Search:
@@ -190,7 +192,7 @@ def _slots(reach: Reach) -> dict[Slot, list[Any]]:
 
 def _constants(reach: Reach, slots: Mapping[Slot, list[Any]], slot: Slot) -> list[Any]:
     """One value of each cell that the policy's comparisons cut the slot into."""
-    return [cell.value for cell in reach.domain.cells(slot, slots.get(slot, []))]
+    return [cell.value for cell in reach.domain.distinct(slot, tuple(slots.get(slot, ())))]
 
 
 def _values(path: str, name: str, now: Any, constants: Iterable[Any], others: Iterable[Any]) -> Iterator[Change]:
