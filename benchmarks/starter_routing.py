@@ -42,6 +42,7 @@ __all__ = ["TARGETS", "Judged", "main", "recovered", "routers"]
 
 SHARE = 0.3  # of requests that may go to the cloud
 FULL, QUICK = 24, 5  # questions of each kind and level, in each split
+OTHERS = ("q2_k", "q3_k_m", "q6_k")  # variants of the edge model whose curves are shown beside it
 RESAMPLES = 2000
 TARGETS = {
     "gap_recovered_at_30": Target(bound=0.75, side=">=", what="share of the gap that a cascade recovers, live"),
@@ -78,13 +79,13 @@ def recovered(edge: Flags, cloud: Flags, routed: Flags | Numbers, seed: int = 0)
     return Interval(value=value, low=float(low), high=float(high))
 
 
-def measure(per_level: int) -> tuple[dict[str, Row], dict[str, Any]]:
-    """The rows with targets, and all routers."""
+def measure(per_level: int, others: Sequence[str] = ()) -> tuple[dict[str, Row], dict[str, Any]]:
+    """The rows with targets; beside them all routers, and the curves of the edge variant and of `others`."""
     taken: set[str] = set()
     test, learnt = items(per_level, 0, taken), items(per_level, 1, taken)
     with _home() as folder, cloud(folder) as url, Progress(console=err, transient=True) as bars:
         card = _calibrate(learnt)
-        threshold = _threshold(card)
+        threshold = _threshold_of(card.card)
         bar = bars.add_task("asking", total=len(learnt) + 3 * len(test))
 
         def step() -> None:
@@ -95,6 +96,7 @@ def measure(per_level: int) -> tuple[dict[str, Row], dict[str, Any]]:
             edge, strong = served.ask(test, "edge", step), served.ask(test, "cloud", step)
             live = served.ask(test, "auto", step)
             taught = served.ask(learnt, "cloud", step)
+        variants = [_curve("q4_k_m", card.card), *_curves(learnt, others)]
     judged = Judged(
         items=test,
         edge=_right(edge),
@@ -106,6 +108,7 @@ def measure(per_level: int) -> tuple[dict[str, Row], dict[str, Any]]:
     return _rows(judged, live, threshold, card.card), {
         "routers": routers(judged, labels),
         "kinds": _kinds(judged, live),
+        "variants": variants,
         "questions": {"learnt": len(learnt), "judged": len(test)},
         "tokens": {
             "edge": int(sum(s.tokens for s in edge)),
@@ -153,9 +156,32 @@ def _calibrate(learnt: Sequence[Item]) -> _Calibrated:
     return _Calibrated(card=card, right=[a.right for a in said])
 
 
-def _threshold(calibrated: _Calibrated) -> float:
+def _curves(learnt: Sequence[Item], types: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """What the confidence of other variants of the edge model is worth, on the questions that were learnt from."""
+    store, tasks = Store(), [item.task for item in learnt]
+    for manifest in build("starter-s", types) if types else ():
+        yield _curve(manifest.variant, confidence_card(tasks, answered(store.path(manifest), tasks))[0])
+
+
+def _curve(variant: str, card: ConfidenceCard) -> dict[str, Any]:
+    """`handed_off`: the share of answers that must go on so that so many of those that are kept are right."""
+    kept = {
+        wanted: max((t.local_share for t in card.thresholds if t.accuracy.value >= wanted), default=0.0)
+        for wanted in (0.9, 0.95, 0.99)
+    }
+    return {
+        "variant": variant,
+        "accuracy": round(card.correct / card.count, 4),
+        "auroc": None if card.auroc is None else round(card.auroc.value, 4),
+        "ece": None if card.ece is None else round(card.ece.value, 4),
+        "handed_off": {str(wanted): round(1 - share, 4) for wanted, share in kept.items()},
+        "threshold_at_70_local": round(_threshold_of(card), 4),
+    }
+
+
+def _threshold_of(card: ConfidenceCard) -> float:
     """That of the card which keeps at least 1 - SHARE of the answers, and no more than it must."""
-    kept = [t for t in calibrated.card.thresholds if t.local_share >= 1 - SHARE]
+    kept = [t for t in card.thresholds if t.local_share >= 1 - SHARE]
     return min(kept, key=lambda t: t.local_share).confidence
 
 
@@ -253,7 +279,8 @@ def main(argv: list[str] | None = None) -> None:
     with exit_on_error():
         check_names("row", given.only, TARGETS)
         try:
-            rows, beside = measure(given.count or (QUICK if given.quick else FULL))
+            count = given.count or (QUICK if given.quick else FULL)
+            rows, beside = measure(count, () if given.quick else OTHERS)
         except Exception as error:  # so that --json prints an object, as every benchmark's does
             rows, beside = {key: failed(key, error) for key in TARGETS}, {}
     wanted = [rows[key] for key in given.only or TARGETS]
