@@ -30,7 +30,7 @@ class Surroundings:
     def __init__(self, config: Config, ledger: Path) -> None:
         """`ledger` knows what was spent before. May wait half a second for it."""
         self._budgets = Budgets(config.budgets, ledger)
-        self._sampler: DeviceSampler | None = None
+        self.sampler: DeviceSampler | None = None
         self._sampled: tuple[float, tuple[Host, ...]] | None = None  # how `_sampler` was made
 
     def follow(self, config: Config, policy: Policy) -> None:
@@ -41,17 +41,17 @@ class Surroundings:
             return
         self.stop()
         if wanted is not None:
-            self._sampled, self._sampler = wanted, DeviceSampler(*wanted)
-            self._sampler.start()
+            self._sampled, self.sampler = wanted, DeviceSampler(*wanted)
+            self.sampler.start()
 
     def stop(self) -> None:
-        sampler, self._sampler, self._sampled = self._sampler, None, None
+        sampler, self.sampler, self._sampled = self.sampler, None, None
         if sampler is not None:
             sampler.stop()
 
     def scene(self, tenant: str, policy: Policy) -> Scene:
         return Scene(
-            device=ON_MAINS if self._sampler is None else self._sampler.now,
+            device=ON_MAINS if self.sampler is None else self.sampler.now,
             budget=self._budgets.of(tenant) if "budget" in policy.parts else NO_BUDGET,
             now=clock() if "now" in policy.parts else ANY_TIME,
         )
