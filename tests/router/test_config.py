@@ -41,6 +41,29 @@ def complaint(text: str) -> str:
         ("targets: {c: {kind: openai, model: x, base_url: 'http://u:p@x'}}", "key_env"),
         ("targets: {c: {kind: openai, model: x, base_url: 'ftp://x'}}", "http"),
         ("targets: {c: {kind: openai, model: x, base_url: 'http://x', price: {input: -1}}}", "price.input"),
+        (TARGETS + "rules: [{name: r, targets: [edge]}]", ":3: 'rules.0.targets' has a new name: write 'prefer'"),
+        (TARGETS + "rules: [{name: r, prefer: []}]", "rules.0.prefer"),
+        (TARGETS + "rules: [{name: r, refuse: no, prefer: [edge]}]", "a rule that refuses has no prefer"),
+        (TARGETS + "rules: [{name: r, confidence: 0.5}]", "the threshold of strategy 'cascade'"),
+        (TARGETS + "rules: [{name: r, objective: {}}]", "a weight above 0"),
+        (TARGETS + "rules: [{name: r, objective: {quality: -1}}]", "rules.0.objective.quality"),
+        (TARGETS + "rules: [{name: r, objective: {quality: .inf}}]", "rules.0.objective.quality"),
+        (TARGETS + "rules: [{name: r, strategy: race}]", "'fallback' or 'cascade'"),
+        (TARGETS + "rules: [{name: r, deadline: 0}]", "rules.0.deadline"),
+        (TARGETS + "rules: [{name: r, where: 'target.quick'}]", "unknown field of target 'quick'"),
+        (TARGETS + "constraints: [{name: c}]", "needs exactly one of require, allow, forbid, refuse; has none"),
+        (TARGETS + "constraints: [{name: c, allow: [edge], refuse: no}]", "has allow, refuse"),
+        (TARGETS + "constraints: [{name: c, forbid: [egde]}]", "constraints.0.forbid.0: there is no target 'egde'"),
+        (TARGETS + "policy: [battery]", "policy.0"),
+        (TARGETS + "policy: [battery-saver, battery-saver]", "stands here twice"),
+        (TARGETS + "budgets: [{tenant: a, dollars: 1}]", ":3: budgets.0.tenant: there is no tenant 'a'"),
+        (TARGETS + "budgets: [{tenant: default, dollars: 1, per: week}]", "budgets.0.per"),
+        (TARGETS + "budgets: [{tenant: default, dollars: 0}]", "budgets.0.dollars"),
+        (TARGETS + "quality: {floor: 1.5}", "quality.floor"),
+        (TARGETS + "learning: {explore: 0.3}", "learning.explore"),
+        (TARGETS + "learning: {remember: 1}", "learning.remember"),
+        (TARGETS + "device: {every_s: 0}", "device.every_s"),
+        ("targets: {edge: {kind: local, model: m, tags: ['a b']}}", "targets.edge.tags.0"),
         ("- 1", "must be a mapping"),
         ("[", "not valid YAML"),
         ("[" * 5000, "not valid YAML"),
@@ -141,3 +164,24 @@ def test_beyond_loopback_a_key_is_required() -> None:
 def test_on_loopback_none_is(host: str) -> None:
     config = parse_config(TARGETS + f"listen: {{host: '{host}'}}")
     assert Tenants(config, environ={}).admit(None).name == "default"
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    config = parse_config(TARGETS + "rules: [{name: r}]\nbudgets: [{tenant: default, dollars: 2}]")
+    (rule,) = config.rules
+    assert (rule.when, rule.prefer, rule.strategy, rule.confidence) == ("true", None, "fallback", None)
+    assert (config.budgets[0].per, config.quality.floor, config.quality.estimator) == ("month", 0.8, None)
+    assert (config.learning.explore, config.learning.holdout, config.learning.remember) == (0.0, 0.1, False)
+    assert (config.device.every_s, config.device.probe, config.policy) == (5.0, True, ())
+    assert Policy(config).rules[0].prefer == ("edge",)
+
+
+def test_a_policy_reads_what_its_expressions_and_objectives_look_at() -> None:
+    policy = Policy(
+        parse_config(
+            TARGETS + "constraints: [{name: c, when: now.hour > 3, require: target.cost < 1.0}]\n"
+            "rules: [{name: r, when: device.online, where: target.loaded, objective: {quality: 1, seconds: 0}}]"
+        )
+    )
+    assert policy.reads == {"now.hour", "target.cost", "device.online", "target.loaded", "target.quality"}
+    assert Policy(parse_config(TARGETS)).reads == frozenset()
