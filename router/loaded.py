@@ -143,10 +143,14 @@ class Loaded:
 
 
 def _confidence(config: Config, policy: Policy) -> Mapping[str, Confidence]:
-    """What each local variant was measured to deserve; nothing where no rule cascades."""
-    if all(rule.strategy != "cascade" for rule in policy.rules):
-        return {}
-    return {name: confidence_of(spec.model) for name, spec in config.targets.items() if spec.local}
+    """What the local variants that a rule cascades over were measured to deserve."""
+    asked = {name for rule in policy.rules if rule.strategy == "cascade" for name in rule.prefer}
+    local = {name: config.targets[name].model for name in sorted(asked) if config.targets[name].local}
+    found = {name: confidence_of(model) for name, model in local.items()}
+    for name in (name for name, confidence in found.items() if not confidence.calibrated):
+        hint = f"foreshore models measure {local[name]}"
+        logger.warning("target %r has no calibrated confidence: a cascade takes its mean probability (%s)", name, hint)
+    return found
 
 
 def _estimator(config: Config, policy: Policy) -> Estimator | None:

@@ -177,7 +177,7 @@ def test_a_deadline_without_room_for_the_next_target_is_met_with_the_answer_at_h
 
 def test_a_deadline_that_passes_meanwhile_is_met_with_the_answer_at_hand() -> None:
     run = Run({"edge": says("from edge", 0.5), "cloud": [asyncio.Event()]})
-    assert run.collect(deadline=time.monotonic() + 0.3).text == "from edge"
+    assert run.collect(deadline=time.monotonic() + 1.5).text == "from edge"
     assert run.attempts[-1] == ("cloud", "deadline_exceeded")
 
 
