@@ -11,7 +11,7 @@ from foreshore.errors import NotFound
 from foreshore.reliability.ledger import read_events
 from foreshore.router.changes import changed
 from foreshore.router.exchange import ESTIMATES
-from foreshore.router.facts import RequestFacts, TargetFacts
+from foreshore.router.facts import ANY_TIME, RequestFacts, TargetFacts
 from foreshore.router.policy import Policy
 from foreshore.router.situation import Situation, Stage
 from foreshore.router.surroundings import clock
@@ -57,7 +57,7 @@ def situation_of_event(event: Mapping[str, Any], stage: Stage) -> Situation:
     facts = facts_of(event["facts"])
     if event["rule"] == "pinned" and event["targets"]:
         facts = replace(facts, model=event["targets"][0])
-    found = stage.situation_of(facts, now=clock(event["at"]))
+    found = stage.situation_of(facts, now=clock(event["at"]) if "at" in event else ANY_TIME)
     targets = [_as_then(target, event["estimates"].get(target.name, {})) for target in found.targets]
     highest = max((t.quality for t in targets), default=0.0)
     return replace(found, targets=[replace(t, best=t.quality >= highest) for t in targets])

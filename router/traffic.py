@@ -1,7 +1,8 @@
 """Recorded requests to decide on again: JSON lines, or the events of a ledger.
 
 A line is an event of the ledger (`facts`, and more if it has it), the facts alone, a body as an OpenAI client sends it,
-or such a body under `body`, with `id`, `tenant` and `headers` beside it.
+or such a body under `body`, with `id`, `tenant` and `headers` beside it. `at`, in seconds since 1970, may stand
+beside any but a bare body; without it the time is Monday 0:00.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from foreshore.errors import ForeshoreError, NotFound, UsageError
 from foreshore.reliability.ledger import read_events
 from foreshore.router.asking import DOORS, asked
 from foreshore.router.body import parse_json
-from foreshore.router.facts import RequestFacts
+from foreshore.router.facts import ANY_TIME, RequestFacts
 from foreshore.router.lint_fields import LABELS
 from foreshore.router.recorded import facts_of, situation_of_event
 from foreshore.router.situation import Situation, Stage
+from foreshore.router.surroundings import clock
 from foreshore.types import Request
 
 __all__ = ["Malformed", "Row", "read_ledger", "read_lines"]
 
+LATEST = 1 << 36  # seconds since 1970: the year 4147
 MAX_LINE = 16 * 1024 * 1024
+BESIDE = ("id", "decision_id", "at")  # facts that stand alone
 _FOUND = LABELS[4:]  # by detectors
 
 
@@ -52,8 +56,9 @@ class Row:
         if self.content:
             tenant, headers = str(self.data.get("tenant", "default")), self.data.get("headers") or {}
             request, caller = asked(self.data["body"], stage.config, tenant=tenant, headers=headers)
-            return stage.situation(request, caller), request
-        event = {"rule": "", "targets": (), "estimates": {}, "at": 0.0, **self.data}
+            now = clock(self.data["at"]) if "at" in self.data else ANY_TIME
+            return stage.situation(request, caller, now=now), request
+        event = {"rule": "", "targets": (), "estimates": {}, **self.data}
         event["facts"] = _plain(relabelled(facts_of(event["facts"]), stage.config))
         return situation_of_event(event, stage), None
 
@@ -111,16 +116,15 @@ def _row(line: bytes, file: str, number: int) -> Row | Malformed:
 
 
 def _read(data: Mapping[str, Any], name: str) -> Row:
-    found = str(data.get("decision_id") or data.get("id") or name)
+    found, more = str(data.get("decision_id") or data.get("id") or name), _more(data)
     if isinstance(data.get("body"), Mapping):
-        return Row(id=found, data=data, content=True)
+        return Row(id=found, data={**data, **more}, content=True)
     if any(isinstance(data.get(key), (list, str)) for key in DOORS):
         return Row(id=name, data={"body": data}, content=True)
-    facts = data.get("facts", {k: v for k, v in data.items() if k not in ("id", "decision_id")})
+    facts = data.get("facts", {k: v for k, v in data.items() if k not in BESIDE})
     if not isinstance(facts, Mapping) or not facts:
         raise UsageError("no facts and no body", hint="see docs/policy-checks.md")
     facts_of(facts)  # which raises for a field that is none
-    more = _more(data) if "facts" in data else {}
     return Row(id=found, data={**more, "facts": facts}, content=False)
 
 
@@ -130,6 +134,8 @@ def _more(data: Mapping[str, Any]) -> dict[str, Any]:
     for name, kind in kinds.items():
         if name in data and not isinstance(data[name], kind):
             raise UsageError(f"{name} is {data[name]!r}")
+    if not 0 <= data.get("at", 0) < LATEST:
+        raise UsageError(f"at is {data['at']!r}", hint="it is a time in seconds since 1970")
     for estimates in data.get("estimates", {}).values():
         if not isinstance(estimates, Mapping) or not all(isinstance(v, (int, float)) for v in estimates.values()):
             raise UsageError(f"estimates hold {estimates!r}", hint="they are numbers by target and name")

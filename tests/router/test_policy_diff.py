@@ -116,6 +116,7 @@ def test_refusals_come_and_go(tmp_path: Path) -> None:
         ('{"facts": {"labels": ["emial"]}}', "'emial'"),
         ('{"promt_tokens": 3}', "no field"),
         ('{"facts": {"stream": true}, "at": "x"}', "at is 'x'"),
+        ('{"facts": {"stream": true}, "at": 1e300}', "at is 1e+300"),
         ('{"facts": {"stream": true}, "estimates": {"edge": 3}}', "estimates"),
         ("\x00", "not JSON"),
     ],
