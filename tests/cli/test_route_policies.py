@@ -41,7 +41,7 @@ def test_one_is_printed_as_it_can_be_copied_with_what_the_config_sets(tmp_path: 
     code, out, _ = run("cheapest-within-quality", "-c", str(file))
     assert code == 0
     assert "target.quality >= 0.65" in out
-    copied = parse_config(TARGETS + out[out.index("rules:") :])
+    copied = parse_config(TARGETS + out)
     assert copied.rules[0].name == "cheapest-within-quality.good-enough"
 
 

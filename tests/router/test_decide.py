@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 
 from foreshore.config import Config, parse_config
 from foreshore.errors import BadRequest, NotFound, RoutingError
+from foreshore.policy_config import Objective
 from foreshore.router.constrain import constrain
 from foreshore.router.decide import Decision, State, by_chance, chance, decide
 from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts, TargetFacts
+from foreshore.router.order import scores
 from foreshore.router.policy import Policy
 from foreshore.router.target import describe
 from foreshore.types import Request
@@ -190,6 +193,28 @@ def test_an_objective_weighs_quality_dollars_and_seconds() -> None:
     slow = {"first_token_s": 8.0, "quality": 0.9}
     assert best("quality: 1, seconds: 0.1", cloud=slow, edge={"first_token_s": 1.0, "quality": 0.7}) == "edge"
     assert best("quality: 10, seconds: 0.1", cloud=slow, edge={"first_token_s": 1.0, "quality": 0.7}) == "cloud"
+
+
+@pytest.mark.parametrize(
+    ("weights", "sums"),
+    [
+        ({"quality": 1}, [0.70, 0.80, 0.90]),
+        ({"quality": 1, "dollars": 100}, [0.70, 0.77, 0.60]),
+        ({"quality": 1, "dollars": 100, "seconds": 0.02}, [0.52, 0.71, 0.56]),
+    ],
+)
+def test_the_sums_of_the_documentations_example_are_right(weights: dict[str, float], sums: list[float]) -> None:
+    three = [
+        TargetFacts(name=name, quality=quality, cost=cost, total_s=seconds)
+        for name, quality, cost, seconds in (
+            ("edge", 0.70, 0.0, 9.0),
+            ("small", 0.80, 0.0003, 3.0),
+            ("large", 0.90, 0.0030, 2.0),
+        )
+    ]
+    assert scores(Objective(**weights), three) == pytest.approx(sums)
+    page = (Path(__file__).parents[2] / "docs" / "routing.md").read_text()
+    assert all(f"{value:.2f}" in page for value in sums)
 
 
 def test_what_is_not_known_neither_wins_nor_loses() -> None:

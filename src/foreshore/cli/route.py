@@ -13,6 +13,8 @@ from foreshore.cli import (
     route_explain,
     route_feedback,
     route_lint,
+    route_policies,
+    route_policies,
     route_simulate,
     route_test,
     route_train,
@@ -30,7 +32,9 @@ app = typer.Typer(no_args_is_help=True, help="Check, explain, simulate and impro
 app.command("explain")(route_explain.explain)
 app.command("lint")(route_lint.lint)
 app.command("test")(route_test.run)
+app.command("policies")(route_policies.policies)
 app.command("diff")(route_diff.diff)
+app.command("policies")(route_policies.policies)
 app.command("simulate")(route_simulate.simulate)
 app.command("train")(route_train.train)
 app.command("feedback")(route_feedback.feedback)

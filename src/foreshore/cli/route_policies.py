@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import Annotated
 
 import typer
@@ -33,7 +35,9 @@ def policies(
         if as_json:
             print_json({n: {"used": n in loaded.policy, **shipped(n, loaded).model_dump(mode="json")} for n in chosen})
         elif name is not None:
-            typer.echo(text_of(known[name], loaded), nl=False)
+            about = textwrap.wrap(shipped(known[name], loaded).about, 118)
+            typer.echo("\n".join(f"# {line}" for line in about))
+            typer.echo(_parts(text_of(known[name], loaded)), nl=False)
         else:
             table = Table(box=None, pad_edge=False)
             for heading in ("policy", "used", "what it does"):
@@ -41,3 +45,8 @@ def policies(
             for n in chosen:
                 table.add_row(n, "yes" if n in loaded.policy else "", escape(shipped(n, loaded).about))
             out.print(table)
+
+
+def _parts(text: str) -> str:
+    """What a config can hold of a policy's file: its constraints and rules."""
+    return re.split(r"^(?=constraints:|rules:)", text, maxsplit=1, flags=re.MULTILINE)[1]
