@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from foreshore.quality import train
 from foreshore.reliability.feedback import give, labels
 from foreshore.reliability.ledger import read_events
 from foreshore.reliability.prompts import PROMPTS, read_prompts
@@ -116,3 +117,15 @@ def test_a_slice_of_the_requests_is_held_out(tmp_path: Path) -> None:
     assert 5 <= len(held) <= 35
     learnt = list(labels(file, read_prompts(tmp_path / PROMPTS)))
     assert len(learnt) == 40 - len(held)
+
+
+def test_what_a_gateway_remembers_teaches_an_estimator(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.sqlite"
+    text = TARGETS + "learning: {remember: true, holdout: 0}"
+    with serving(config_of(text, file), {"edge": edge(0.9), "cloud": FakeBackend(name="cloud")}) as served:
+        for number in range(60):
+            prompt = f"translate line {number}" if number % 2 else f"prove theorem {number}"
+            decision = served.chat(prompt).headers["x-foreshore-decision"]
+            served.http.post("/v1/feedback", json={"decision": decision, "correct": bool(number % 2)})
+    learnt = train(labels(file, read_prompts(tmp_path / PROMPTS)))
+    assert learnt.predict("translate line 500")["edge"] > 0.7 > 0.3 > learnt.predict("prove theorem 500")["edge"]
