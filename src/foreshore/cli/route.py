@@ -14,7 +14,6 @@ from foreshore.cli import (
     route_feedback,
     route_lint,
     route_policies,
-    route_policies,
     route_simulate,
     route_test,
     route_train,
@@ -34,7 +33,6 @@ app.command("lint")(route_lint.lint)
 app.command("test")(route_test.run)
 app.command("policies")(route_policies.policies)
 app.command("diff")(route_diff.diff)
-app.command("policies")(route_policies.policies)
 app.command("simulate")(route_simulate.simulate)
 app.command("train")(route_train.train)
 app.command("feedback")(route_feedback.feedback)
