@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.command import attempt, check_names, parser, run_as_command, show
 from benchmarks.row import Row, Target, worst
 from benchmarks.simulate_outcome import Outcome, at_cost, difference, short
-from benchmarks.simulate_rules import Fixed, LeastLatency, Told, Unloaded
+from benchmarks.simulate_rules import AWAY, HERE, Fixed, LeastLatency, Told, Unloaded
 from foreshore.cli.console import exit_on_error
 from foreshore.config import Config, load_config
 from foreshore.errors import UsageError
@@ -33,6 +33,7 @@ OTHER_RATES = (0.03, 0.12)
 QUANTILES = (0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.85, 1.0)  # of the prompts' lengths: where thresholds are tried
 SHARES = (1.0, 0.67, 0.33)
 BUSY = (1, 2, 3, 4)
+CLOUD_ONLY = Fixed(share=0.0, away=AWAY[:1])
 EVENLY = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 FIRST, SLACK = 0.25, 0.01  # the part of a trace that rules are first tried on, and what "clearly more" is there
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
@@ -82,20 +83,25 @@ class Scene:
 
 def static(prompts: Sequence[int]) -> Rules:
     """Rules that look at the prompt's length alone: below, or above, a threshold a share stays here."""
-    found: Rules = {"cloud first": Fixed(share=0.0)}
+    found: Rules = {"cloud first": Fixed(share=0.0), "cloud only": CLOUD_ONLY}
     for most in prompts:
         for share in SHARES:
             found[f"{share:.0%} of prompts below {most} here"] = Fixed(most=most, share=share)
+            found[f"{share:.0%} of prompts below {most} here, others never"] = Fixed(
+                most=most, share=share, away=AWAY[:1]
+            )
         found[f"prompts from {most} here"] = Fixed(least=most)
     return found
 
 
 def unloaded(prompts: Sequence[int]) -> Rules:
     """Rules that look at what runs now, but not ahead."""
-    found: Rules = {"cloud first": Fixed(share=0.0)}
+    found: Rules = {"cloud first": Fixed(share=0.0), "cloud only": CLOUD_ONLY}
     for most in prompts[3::2]:
         for busy in BUSY:
-            found[f"prompts below {most} here while under {busy}"] = Unloaded(most=most, busy=busy)
+            name = f"prompts below {most} here while under {busy}"
+            found[name] = Unloaded(most=most, busy=busy)
+            found[f"{name}, others never"] = Unloaded(most=most, busy=busy, away=AWAY[:1])
     return found
 
 
@@ -129,8 +135,8 @@ def table(scene: Scene, *, whole: bool) -> dict[str, Outcome]:
     found = {
         "ours": ours,
         "static": at_cost(tried(scene, static(prompts)), ours.cost, "best static rule at equal cost"),
-        "local_only": scene.run("local only", Fixed(fallback=False)),
-        "cloud_only": scene.run("cloud only", Fixed(share=0.0, fallback=False)),
+        "local_only": scene.run("local only", Fixed(here=HERE[:1])),
+        "cloud_only": scene.run("cloud only", CLOUD_ONLY),
         "least_latency": least_latency(scene),
     }
     if not whole:

@@ -11,8 +11,9 @@ from foreshore.router.facts import RequestFacts
 from foreshore.router.simulate import Choice, Look
 from foreshore.router.simulate_job import Job
 
-__all__ = ["Fixed", "LeastLatency", "Told", "Unloaded"]
+__all__ = ["AWAY", "HERE", "Fixed", "LeastLatency", "Told", "Unloaded"]
 
+Order = tuple[str, ...]
 HERE, AWAY = ("edge", "cloud"), ("cloud", "edge")
 KNUTH = 2654435761  # multiplicative hashing: which requests are among the share, the same ones for every rule
 PENALTY_S = 1000.0  # what LiteLLM's lowest-latency strategy adds for a timeout
@@ -29,18 +30,18 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed(Rule):
-    """Prompts from `least` to below `most` tokens go to this machine, a `share` of them; the other target is the
-    fallback, or there is none."""
+    """Prompts from `least` to below `most` tokens go `here`, a `share` of them, all others `away`; what comes second
+    is the fallback."""
 
     least: float = 0.0
     most: float = math.inf
     share: float = 1.0
-    fallback: bool = True
+    here: Order = HERE
+    away: Order = AWAY
 
     def choose(self, job: Job, facts: RequestFacts, look: Look) -> Choice:
         here = self.least <= facts.prompt_tokens < self.most and _dice(job) < self.share
-        order = HERE if here else AWAY
-        return Choice(targets=order if self.fallback else order[:1])
+        return Choice(targets=self.here if here else self.away)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +50,12 @@ class Unloaded(Rule):
 
     most: float
     busy: int
+    away: Order = AWAY
 
     def choose(self, job: Job, facts: RequestFacts, look: Look) -> Choice:
         edge = look()["edge"]
         here = facts.prompt_tokens < self.most and edge.running + edge.waiting < self.busy
-        return Choice(targets=HERE if here else AWAY)
+        return Choice(targets=HERE if here else self.away)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class Told(Rule):
     def choose(self, job: Job, facts: RequestFacts, look: Look) -> Choice:
         edge = look()["edge"]
         total_s = edge.ttft_s + job.output_tokens * self.step_s(min(self.slots, edge.running + edge.waiting + 1))
-        return Choice(targets=HERE if edge.ttft_p90_s <= self.ttft_s and total_s <= self.total_s else AWAY)
+        return Choice(targets=HERE if edge.ttft_p90_s <= self.ttft_s and total_s <= self.total_s else AWAY[:1])
 
 
 @dataclass(kw_only=True)

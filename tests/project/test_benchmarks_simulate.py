@@ -58,7 +58,7 @@ def test_a_fixed_rule_goes_by_length_and_share_alone() -> None:
     chosen = [rule.choose(job(i), RequestFacts(prompt_tokens=500), look).targets[0] for i in range(1000)]
     assert 450 < chosen.count("edge") < 550
     assert rule.choose(job(0), RequestFacts(prompt_tokens=1000), look).targets == ("cloud", "edge")
-    assert Fixed(fallback=False).choose(job(0), RequestFacts(), look).targets == ("edge",)
+    assert Fixed(here=("edge",)).choose(job(0), RequestFacts(), look).targets == ("edge",)
 
 
 def test_least_latency_goes_by_the_mean_of_the_last_answers() -> None:
