@@ -1,9 +1,9 @@
 """This machine, simulated: continuous batching with a bounded number of slots and a queue.
 
-Each step computes one token of every running stream. While a prompt is read beside streams, a step takes `gap_target`
-times as long as one without, and what it takes longer goes to the prompt: the share 1 - 1 / gap_target. Prompts are
-read one after the other, first come first served. Between an arrival and the next completion all rates are constant,
-so a step of the simulation is a completion, not a token.
+Each step computes one token of every running stream. While a prompt is read beside streams, a step takes as many of its
+tokens as the engine's own pacer allows, and now and then none, as there. Prompts are read one after the other, first
+come first served. Between an arrival and the next completion all rates are constant, so a step of the simulation is a
+completion, not a token.
 
 Not modelled: tenants' shares and service tiers, kept prefixes, room in the cache, attention's growth with length.
 """
@@ -15,8 +15,10 @@ import itertools
 import math
 
 from foreshore.edge.options import Load
+from foreshore.edge.pacer import PROBE, Pacer
 from foreshore.router.simulate_job import NEVER, Job, Moment, Refusal
 from foreshore.router.simulate_speed import LocalSpeed
+from foreshore.runtime_config import BATCH_TOKENS
 
 __all__ = ["LocalService"]
 
@@ -26,7 +28,7 @@ class LocalService:
 
     def __init__(self, speed: LocalSpeed) -> None:
         self._speed = speed
-        self._steps = [speed.step_s(n) for n in range(1, speed.slots + 1)]
+        self._rates = _rates(speed)
         self._now = 0.0
         self._waiting: dict[Job, None] = {}
         self._reading: dict[Job, float] = {}  # prompt tokens left; the first one's are being computed
@@ -126,12 +128,7 @@ class LocalService:
 
     def _plan(self) -> None:
         """Rates from now on, and what happens next under them."""
-        streams, speed = len(self._decoding), self._speed
-        step_s = self._steps[streams - 1] if streams else self._steps[0]
-        self._prefill, self._decode = speed.prefill_tokens_per_s, 1 / step_s
-        if streams and self._reading:
-            self._prefill *= 1 - 1 / speed.gap_target
-            self._decode /= speed.gap_target
+        self._prefill, self._decode = self._rates[len(self._decoding)][bool(self._reading)]
         while self._ends and self._decoding.get(self._ends[0][2]) != self._ends[0][0]:
             heapq.heappop(self._ends)
         read = self._now + next(iter(self._reading.values())) / self._prefill if self._reading else NEVER
@@ -152,3 +149,17 @@ class LocalService:
                 job = next(iter(self._reading))
                 self._reading[job] = max(0.0, self._reading[job] - passed * self._prefill)
         self._now = now
+
+
+def _rates(speed: LocalSpeed) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """By the number of streams, without and with a prompt: tokens per second of the prompt, and of each stream."""
+    pacer = Pacer(gap_target=speed.gap_target, batch_tokens=BATCH_TOKENS)
+    pacer.observe(streams=0, prompt_tokens=BATCH_TOKENS, seconds=BATCH_TOKENS / speed.prefill_tokens_per_s)
+    found = [((0.0, 0.0), (speed.prefill_tokens_per_s, 0.0))]
+    for streams in range(1, speed.slots + 1):
+        alone_s = speed.step_s(streams)
+        pacer.observe(streams=streams, prompt_tokens=0, seconds=alone_s)
+        tokens = pacer.budget(streams=streams)
+        cycle_s = PROBE * (alone_s + tokens / speed.prefill_tokens_per_s) + alone_s
+        found.append(((0.0, 1 / alone_s), (PROBE * tokens / cycle_s, (PROBE + 1) / cycle_s)))
+    return found
