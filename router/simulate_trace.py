@@ -55,8 +55,8 @@ class Trace:
 
     def faster(self, factor: float) -> Trace:
         """The same requests, `factor` times as many in each second: all gaps shrink or grow alike, so bursts stay."""
-        if not (math.isfinite(factor) and factor > 0):
-            raise UsageError(f"the rate's factor is {factor!r}", hint="a positive number, as in --rate 0.1")
+        if not 1e-6 <= factor <= 1e6:
+            raise UsageError(f"the rate's factor is {factor!r}", hint="from 1e-6 to 1e6, as in --rate 0.1")
         return replace(self, arrivals=tuple(replace(a, at=a.at / factor) for a in self.arrivals))
 
     def part(self, start: float, end: float) -> Trace:
@@ -156,14 +156,24 @@ def _json_lines(text: TextIO, path: Path) -> Iterator[Mapping[str, Any]]:
         yield event
 
 
-KEPT = tuple(
-    "task language max_tokens messages has_tools has_images wants_json stream private labels deadline_s".split()
-)
+KEPT: Mapping[str, type] = {
+    "task": str,
+    "language": str,
+    "max_tokens": int,
+    "messages": int,
+    "has_tools": bool,
+    "has_images": bool,
+    "wants_json": bool,
+    "stream": bool,
+    "private": bool,
+    "labels": list,
+    "deadline_s": float,
+}
 
 
 def _of_event(event: Mapping[str, Any]) -> tuple[float, Arrival] | str | None:
     """None for an event that says not how long the answer was: refused, broken off early, or of another task."""
-    usage = event.get("usage") or event
+    usage = event["usage"] if isinstance(event.get("usage"), Mapping) else event
     prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if event.get("task", "") not in GENERATES or output is None:
         return None
@@ -177,9 +187,22 @@ def _of_event(event: Mapping[str, Any]) -> tuple[float, Arrival] | str | None:
     facts = event.get("facts") or {}
     if not isinstance(facts, Mapping):
         return f"facts is {facts!r}, not a mapping"
-    known = {name: _frozen(facts[name]) for name in KEPT if name in facts}
+    known = {name: facts[name] for name in KEPT if name in facts}
+    for name, value in known.items():
+        if not _is(value, KEPT[name]):
+            return f"facts.{name} is {value!r}, not {KEPT[name].__name__}"
+    known["labels"] = tuple(known.get("labels", ()))
     tenant = str(event.get("tenant") or "default")
     return at, Arrival(at=at, prompt_tokens=prompt, output_tokens=output, tenant=tenant, facts=known)
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value as JSON has it is of `kind`; numbers also that they can be a count or a duration."""
+    if kind is float:
+        return type(value) in (int, float) and 0 <= value < math.inf
+    if kind is int:
+        return type(value) is int and _count(value) is not None
+    return type(value) is kind and (kind is not list or all(isinstance(part, str) for part in value))
 
 
 def _moment(value: Any) -> float | None:
@@ -201,7 +224,3 @@ def _count(value: Any) -> int | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return count if 0 <= count <= MOST_TOKENS else None
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -71,7 +71,7 @@ def test_a_ledger_is_a_trace(tmp_path: Path) -> None:
     ledger.append(Event(decision_id="b", terminal_state="policy_abort", task="chat", at=6.0))
     ledger.close()
     found = read_trace(tmp_path / "ledger.sqlite")
-    assert found.arrivals == (Arrival(at=0.0, prompt_tokens=7, output_tokens=3, facts={"stream": True}),)
+    assert found.arrivals == (Arrival(at=0.0, prompt_tokens=7, output_tokens=3, facts={"stream": True, "labels": ()}),)
     lines = "\n".join(json.dumps(e) for e in read_events(tmp_path / "ledger.sqlite"))
     assert read_trace(written(tmp_path, lines, "traffic.jsonl")).arrivals == found.arrivals
 
@@ -98,6 +98,9 @@ def test_a_ledger_is_a_trace(tmp_path: Path) -> None:
         (json.dumps(event(1, prompt_tokens="9")), ":1: prompt_tokens is '9'"),
         (json.dumps(event(1, completion_tokens=True)), ":1: completion_tokens is True"),
         (json.dumps(event(1, facts=[1])), ":1: facts is"),
+        (json.dumps(event(1, facts={"max_tokens": "9"})), ":1: facts.max_tokens is '9', not int"),
+        (json.dumps(event(1, facts={"deadline_s": float("nan")})), ":1: facts.deadline_s is nan"),
+        (json.dumps(event(1, facts={"labels": [1]})), ":1: facts.labels is [1]"),
         (json.dumps(event(1, task="rerank")), "no request"),
     ],
 )
@@ -118,7 +121,7 @@ def test_a_trace_can_be_replayed_faster_and_in_parts(tmp_path: Path) -> None:
     assert [(a.at, a.prompt_tokens) for a in found.part(10, 30).arrivals] == [(0, 2), (10, 3)]
     assert found.part(10, 30).begun == 10
     assert found.part(30, 40).arrivals == ()
-    for factor in (0.0, -1.0, float("nan"), float("inf")):
+    for factor in (0.0, -1.0, 1e-9, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="factor"):
             found.faster(factor)
 
