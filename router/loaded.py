@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -39,7 +40,7 @@ class Compiled:
     """What is made of a config alone, without any target. Made in a thread: it may take a second."""
 
     policy: Policy
-    digest: str  # of the config and the shipped policies it names: the version on every decision
+    digest: str  # of the config and of all that it names here: the version on every decision
     estimator: Estimator | None = None  # None: no rule asks for quality, or nobody can tell
     confidence: Mapping[str, Confidence] = field(default_factory=dict)  # of each target that a cascade may judge
 
@@ -47,14 +48,14 @@ class Compiled:
     def of(cls, config: Config) -> Compiled:
         """Raises `ConfigError` for a rule that cannot be right, and what `Estimator.load` raises."""
         policy = Policy(config)
-        text = "\n".join([config.model_dump_json(), *(text_of(name, config) for name in config.policy)])
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return cls(
-            policy=policy,
-            digest=digest,
-            estimator=_estimator(config, policy),
-            confidence=_confidence(config, policy),
-        )
+        estimator, confidence = _estimator(config, policy), _confidence(config, policy)
+        version = hashlib.sha256(config.model_dump_json().encode())
+        version.update("\n".join(text_of(name, config) for name in config.policy).encode())
+        version.update(json.dumps({name: found.to_json() for name, found in confidence.items()}).encode())
+        if estimator is not None and config.quality.file is not None:
+            version.update(config.quality.file.read_bytes())
+        digest = version.hexdigest()[:16]
+        return cls(policy=policy, digest=digest, estimator=estimator, confidence=confidence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,13 +157,13 @@ def _confidence(config: Config, policy: Policy) -> Mapping[str, Confidence]:
 def _estimator(config: Config, policy: Policy) -> Estimator | None:
     if policy.reads.isdisjoint(LEARNT):
         return None
-    file = config.quality.estimator
+    file = config.quality.file
     if file is None:
         logger.warning("a rule reads target.quality, but quality.estimator names no file: no quality is known")
         return None
     from foreshore.quality.estimator import Estimator
 
-    found = Estimator.load(file.expanduser())
+    found = Estimator.load(file)
     if found.answers:
         what = f"quality.estimator: {str(file)!r} judges after an answer is there, and a decision comes before"
         raise ConfigError(what, hint="name one that was trained on prompts alone")

@@ -135,9 +135,10 @@ def _applying(constraints: Iterable[Constraint], evaluator: Evaluator) -> Iterat
 
 def _objection(constraint: Constraint, target: TargetFacts, evaluator: Evaluator) -> str:
     """Why `constraint`, which applies, keeps the loaded `target` away; "" if it does not."""
-    if constraint.require is not None:
-        holds, why = evaluator.ask(constraint.require)
-        return "" if holds else why or f"requires {constraint.require.source}"
+    require = constraint.require
+    if require is not None:
+        holds, why = evaluator.ask(require)
+        return "" if holds else why or f"requires {require.source}"
     if constraint.allow is not None:
         return "" if target.name in constraint.allow else f"allows only {', '.join(constraint.allow)}"
     if constraint.forbid is not None:

@@ -135,6 +135,8 @@ _TRIES = 1000  # of the library, for each text and region: it takes 50 microseco
 
 def phones(text: str) -> Iterator[Span]:
     """Telephone numbers by our own patterns, and by `phonenumbers` too where that is installed."""
+    if not _SEVEN_DIGITS.search(text):  # which every number below has
+        return
     found = set[Span]()
     for find_in in (_shaped_phones, _listed_phones):
         for span in find_in(text):
@@ -145,7 +147,7 @@ def phones(text: str) -> Iterator[Span]:
 
 def _listed_phones(text: str) -> Iterator[Span]:
     """What the library's tables of numbering plans hold for a valid number. Loaded when first there is something."""
-    if _SEVEN_DIGITS.search(text) and (library := _phonenumbers()) is not None:
+    if (library := _phonenumbers()) is not None:
         for region in _REGIONS:
             for match in library.PhoneNumberMatcher(text, region, max_tries=_TRIES):
                 yield match.start, match.end
@@ -191,10 +193,22 @@ _NAMED_SECRET = re.compile(
 )
 
 
+# One of which is in whatever the patterns above find: looking for words takes a tenth of the time.
+_KEY_WORDS = (
+    "sk-", "AKIA", "ASIA", "AROA", "AIDA", "ABIA", "ACCA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_",
+    "glpat-", "AIza", "ya29.", "GOCSPX-", "xox", "xapp-", "k_live_", "k_test_", "whsec_", "hf_", "gsk_", "npm_",
+    "pypi-", "SG.", "AccountKey=", ".eyJ", "PRIVATE KEY",
+)  # fmt: skip
+_SECRET_WORDS = ("key", "secret", "token", "password", "passwd", "bearer")
+
+
 def api_keys(text: str) -> Iterator[Span]:
     """Keys by their published prefixes, private key blocks, JWTs, and what is plainly introduced as a secret."""
-    yield from (m.span() for m in _API_KEY.finditer(text))
-    yield from (m.span() for m in _NAMED_SECRET.finditer(text))
+    if any(word in text for word in _KEY_WORDS):
+        yield from (m.span() for m in _API_KEY.finditer(text))
+    folded = text.casefold()  # as (?i) has it: the Kelvin sign is a k
+    if any(word in folded for word in _SECRET_WORDS):
+        yield from (m.span() for m in _NAMED_SECRET.finditer(text))
 
 
 DETECTORS: dict[str, Callable[[str], Iterator[Span]]] = {

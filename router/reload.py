@@ -1,4 +1,4 @@
-"""Takes a changed config file up while the gateway runs; one that is wrong is reported, and the last good one stays."""
+"""Takes a changed config up while the gateway runs; one that is wrong is reported, and the last good one stays."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from foreshore.telemetry import logger
 __all__ = ["Watcher"]
 
 EVERY_S = 1.0
+Stamp = tuple[int, int, int] | None
 
 
 class Watcher:
-    """Looks at `path` every `every` seconds, and whenever `check` is called (SIGHUP)."""
+    """Looks at `path` every `every` seconds, and whenever `check` is called (SIGHUP); at the estimator's file too, which
+    is trained anew while the config stays."""
 
     def __init__(self, router: Router, path: Path, *, every: float = EVERY_S) -> None:
         self._router, self._path, self._every = router, path, every
-        self._seen = _stamp(path)
+        self._seen = self._stamps()
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
@@ -32,12 +34,13 @@ class Watcher:
     async def check(self, *, force: bool = False) -> None:
         """Reload if the file changed, or anyway."""
         async with self._lock:
-            stamp = await asyncio.to_thread(_stamp, self._path)
-            if stamp == self._seen and not force:
+            stamps = await asyncio.to_thread(self._stamps)
+            if stamps == self._seen and not force:
                 return
-            self._seen = stamp
+            self._seen = stamps
             try:
                 config = await asyncio.to_thread(load_config, self._path)
+                self._seen = (stamps[0], _stamp(config.quality.file))
                 await self._router.reload(self._here(config))
             except ForeshoreError as error:
                 self._router.refuse_config(error)
@@ -45,13 +48,18 @@ class Watcher:
             else:
                 logger.warning("config reloaded from %s", self._path)
 
+    def _stamps(self) -> tuple[Stamp, Stamp]:
+        return _stamp(self._path), _stamp(self._router.loaded.config.quality.file)
+
     def _here(self, config: Config) -> Config:
         """`config` on the address we already listen on; it changes at a restart only."""
         return config.model_copy(update={"listen": self._router.loaded.config.listen})
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path | None) -> Stamp:
     """What changes when a file is written or replaced; None while there is none."""
+    if path is None:
+        return None
     try:
         found = path.stat()
     except OSError:

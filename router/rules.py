@@ -21,6 +21,8 @@ __all__ = ["KNOWN", "OF_TARGETS", "SCENE", "Evaluator", "Expression", "Undecided
 
 Answer = tuple[bool | None, str]
 Facts = RequestFacts | TargetFacts | DeviceFacts | BudgetFacts | ClockFacts
+_PLACE = {part: i for i, part in enumerate(PARTS)}
+_NOTHING = [None] * len(PARTS)
 _YES: Answer = (True, "")
 _NO: Answer = (False, "")
 
@@ -40,9 +42,9 @@ class Evaluator:
     def __init__(self, expressions: Iterable[Expression]) -> None:
         expressions = list(expressions)
         self._lock = threading.Lock()
-        self._loaded: dict[str, Any] = dict.fromkeys(PARTS)
-        self._fresh: set[str] = set()  # parts of which `_values` is up to date
-        self._values: dict[str, Any] = {}  # fields by flat names, for CEL
+        self._loaded: list[Any] = [None] * len(PARTS)  # in their order
+        self._flat: list[Any] = [None] * len(PARTS)  # those of which `_values` has the fields
+        self._values: dict[str, Any] = {}  # by flat names, for CEL
         self._context = cel.Context({})
         self._context.set_variable_resolver(self._values.get)
         self._context.add_function("matched", _matched)
@@ -57,23 +59,19 @@ class Evaluator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loaded = dict.fromkeys(PARTS)
-        self._fresh.clear()
+        self._loaded[:] = self._flat[:] = _NOTHING
         self._values.clear()
         self._lock.release()
 
     def load(self, part: str, facts: Facts) -> None:
         """Make `facts` what `part` means, as `request` or `target`."""
-        self._loaded[part] = facts
-        self._fresh.discard(part)
+        self._loaded[_PLACE[part]] = facts
 
     def ask(self, expression: Expression) -> Answer:
         """Whether it is true of what is loaded; or None and why nobody can say, never with content in it."""
         try:
-            if expression.plain is not None:
-                result = expression.plain(*self._loaded.values())
-            else:
-                result = self._execute(expression)
+            plain = expression.plain
+            result = self._execute(expression) if plain is None else plain(*self._loaded)
         except Exception as error:  # CEL's binding raises KeyError, TypeError, RuntimeError, ValueError
             return None, f"cannot be evaluated ({type(error).__name__})"
         if result is True:
@@ -82,11 +80,11 @@ class Evaluator:
 
     def _execute(self, expression: Expression) -> Any:
         """What CEL makes of it."""
-        for part, facts in self._loaded.items():
-            if part not in self._fresh and facts is not None:
-                self._fresh.add(part)
-                for flat, name in self._reads[part]:
-                    self._values[flat] = getattr(facts, name)
+        for part, i in _PLACE.items():
+            facts = self._loaded[i]
+            if facts is not self._flat[i]:
+                self._flat[i] = facts
+                self._values.update((flat, getattr(facts, name)) for flat, name in self._reads[part])
         return expression.program.execute(self._context)
 
     def holds(self, expression: Expression) -> bool:

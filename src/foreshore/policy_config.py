@@ -112,6 +112,10 @@ class Quality(Part):
     estimator: Path | None = None  # a file of `foreshore route train`; None: `target.quality` is 0
     floor: Share = 0.8  # what the policy cheapest-within-quality asks
 
+    @property
+    def file(self) -> Path | None:
+        return None if self.estimator is None else self.estimator.expanduser().absolute()
+
 
 class Learning(Part):
     explore: Annotated[float, Field(ge=0, le=0.2, allow_inf_nan=False)] = 0.0  # share of requests given a chance choice

@@ -179,3 +179,21 @@ def test_any_text_can_be_read(text: str) -> None:
 )
 def test_any_json_can_be_read(value: object) -> None:
     text_of(Request(extra={"x": value}, messages=({"role": "user", "content": json.dumps(value)},)))
+
+
+@given(st.from_regex(privacy._API_KEY))
+def test_no_key_is_lost_by_looking_for_words_first(text: str) -> None:
+    assert find(text, "api_key")
+
+
+@given(st.from_regex(privacy._NAMED_SECRET), st.booleans())
+def test_no_named_secret_is_lost_either(text: str, upper: bool) -> None:
+    assert find(text, "api_key")
+    shouted = text.upper() if upper else text.replace("k", "\u212a").replace("s", "\u017f")
+    assert bool(find(shouted, "api_key")) >= bool(privacy._NAMED_SECRET.search(shouted))
+
+
+@given(st.from_regex(privacy._PHONE) | st.from_regex(privacy._STRONG_PHONE))
+def test_whatever_has_the_shape_of_a_number_is_looked_at(text: str) -> None:
+    shaped = list(privacy._shaped_phones(text))
+    assert set(shaped) <= set(find(text, "phone"))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from foreshore.backend import collect
-from foreshore.config import Config, parse_config
+from foreshore.config import Config, load_config, parse_config
 from foreshore.errors import ConfigError, NotFound, RoutingError
 from foreshore.quality import Label, train
 from foreshore.reliability.ledger import read_events
@@ -19,6 +19,7 @@ from foreshore.router.decide import Decision
 from foreshore.router.label import Caller
 from foreshore.router.loaded import Compiled
 from foreshore.router.policy import Policy
+from foreshore.router.reload import Watcher
 from foreshore.router.router import Router
 from foreshore.router.surroundings import Surroundings, clock
 from foreshore.testing import FakeBackend
@@ -128,6 +129,33 @@ def test_an_estimator_that_is_missing_or_judges_answers_is_told_at_once(tmp_path
     file = estimator(tmp_path / "a.npz", answers=True)
     with pytest.raises(ConfigError, match="after an answer"):
         Compiled.of(config(f"{text}{file}}}", tmp_path))
+
+
+def test_an_estimator_that_was_trained_anew_is_taken_up_and_makes_another_version(tmp_path: Path) -> None:
+    file, rules = estimator(tmp_path / "e.npz"), tmp_path / "foreshore.yaml"
+    rules.write_text(f"{TARGETS}policy: [cheapest-within-quality]\nquality: {{estimator: {file}}}\n")
+    rules.write_text(rules.read_text() + f"ledger: {{path: {tmp_path / 'l.sqlite'}}}\n")
+
+    async def run() -> tuple[str, str, str, str]:
+        router = Router(load_config(rules), backends=fakes())
+        watcher, first = Watcher(router, rules), router.loaded.digest
+        await watcher.check()
+        same = router.loaded.digest
+        good = file.read_bytes()
+        file.write_bytes(b"broken")
+        await watcher.check()
+        kept, complaint = router.loaded.digest, router.config_error
+        assert "damaged" in complaint
+        labels = [Label(prompt=f"{i} {w}", target=t, correct=i % 2 > 0) for i in range(60) for w in "ab" for t in "xy"]
+        train(labels).save(file)
+        await watcher.check()
+        assert file.read_bytes() != good
+        new = router.loaded.digest
+        await router.close()
+        return first, same, kept, new
+
+    first, same, kept, new = asyncio.run(run())
+    assert first == same == kept != new
 
 
 def test_the_version_changes_with_the_file_and_stands_in_the_answer_and_the_ledger(tmp_path: Path) -> None:
