@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from foreshore.quality.answer_counts import ANSWER_COUNTS, answer_counts
 from foreshore.quality.arithmetic import numbers, sums
 from foreshore.quality.counts import COUNTS, counts
-from foreshore.quality.features import ANSWER_BLOCKS, BLOCKS, after_answer, features, width
+from foreshore.quality.features import LETTER_BITS, WORD_BITS, blocks, features
 from foreshore.quality.hashing import bucket, grams, hashed, pairs, word_hash
 
 LETTERS = st.text("abcAB \n1,é", max_size=40)
 
 
 def counted(text: str) -> dict[str, float]:
-    return dict(zip(COUNTS, counts(text, hashed(text)).tolist(), strict=True))
+    read = hashed(text)
+    return dict(zip(COUNTS, counts(text, read, len(set(read.words.tolist()))).tolist(), strict=True))
 
 
 def judged(prompt: str, answer: str) -> dict[str, float]:
@@ -55,14 +56,18 @@ def test_buckets_are_filled_evenly() -> None:
     assert filled.max() < 180
 
 
-def test_a_vector_has_its_blocks() -> None:
-    vector = features("How many apples are left?\nA. 3\nB. 4\n")
-    assert vector.shape == (width(False),) == (sum(BLOCKS.values()),)
-    assert after_answer("How many?", "Three.").shape == (width(True),) == (sum(ANSWER_BLOCKS.values()),)
-    ends = np.cumsum(list(BLOCKS.values()))
-    words, letters = vector[: ends[0]], vector[ends[0] : ends[1]]
-    assert float(words @ words) == pytest.approx(1, abs=1e-5)
+def test_a_prompt_has_its_parts() -> None:
+    found = features("How many apples are left?\nA. 3\nB. 4\n")
+    places, values = found.words
+    assert len(places) == 16  # nine words, of which 3 and 4 are alike, and eight pairs
+    assert places.max() < 1 << WORD_BITS
+    assert float(values @ values) == pytest.approx(1, abs=1e-5)
+    assert len(found.single[0]) == 8
+    assert found.dense.shape == (sum(blocks(False).values()),)
+    letters = found.dense[: 1 << LETTER_BITS]
     assert float(letters @ letters) == pytest.approx(1, abs=1e-5)
+    with_answer = features("How many?", "Three.")
+    assert with_answer.dense.shape == (sum(blocks(True).values()),)
 
 
 def test_a_prompt_is_counted() -> None:
@@ -132,4 +137,4 @@ def test_any_answer_can_be_counted(answer: str, prompt: str) -> None:
 def test_no_text_takes_long(text: str) -> None:
     """Every repetition in a pattern is bounded; were one not, this would take minutes."""
     whole = text * 20_000
-    assert np.isfinite(after_answer(whole, whole)).all()
+    assert np.isfinite(features(whole, whole).dense).all()

@@ -74,31 +74,38 @@ COUNTS = (
     "last_sentence", "sentence_length", "word_length", "long_words", "capitals", "different_words", "number_share",
 )  # fmt: skip
 
+_LOGGED = _KINDS - 1 + len(_WORDS)  # where lengths begin
+_SHARES = COUNTS.index("word_length")  # where what is no count begins
 
-def counts(text: str, read: Hashed) -> NDArray[np.float64]:
-    """(COUNTS,): counts and lengths as log(1 + n), shares as they are. `read` is `text`, hashed."""
-    kinds = np.bincount(_CLASSES[read.bytes], minlength=_KINDS)[1:]
-    groups = np.bincount(_grouped(read), minlength=len(_WORDS))
+
+def counts(text: str, read: Hashed, different: int) -> NDArray[np.float64]:
+    """(COUNTS,): counts and lengths as log(1 + n), shares as they are. `read` is `text`, hashed; `different` says how
+    many different words it has."""
+    found = np.empty(len(COUNTS))
+    kinds = np.bincount(_CLASSES[read.bytes], minlength=_KINDS)
     lengths = read.ends - read.starts
-    words = len(lengths)
-    numbers = lengths[_CLASSES[read.bytes[read.starts]] == _DIGITS]
+    words = max(1, len(lengths))
+    is_number = _CLASSES[read.bytes[read.starts]] == _DIGITS
+    numbers = lengths[is_number]
     options = [match.start() for match in _OPTION.finditer(text)]
     stem = options[0] if options else len(text)
-    asked = max(text.rfind(mark, 0, max(0, stem - 2)) for mark in (". ", ".\n", "? ", "! "))
-    sentences = 1 + int(kinds[_STOPS - 1] + kinds[_ASKED - 1])
-    logged = [
-        *kinds, *groups, len(text), words, len(numbers), numbers.max(initial=0), np.count_nonzero(numbers > 2),
-        _decimals(read), len(options), (len(text) - stem) / max(1, len(options)), stem, stem - max(0, asked),
-        words / sentences,
-    ]  # fmt: skip
-    shares = [
-        lengths.mean() if words else 0.0,
-        np.count_nonzero(lengths > 8) / max(1, words),
-        kinds[0] / max(1, len(read.bytes)),
-        len(set(read.words.tolist())) / max(1, words),
-        len(numbers) / max(1, words),
-    ]
-    return np.concatenate([np.log1p(np.array(logged, np.float64)), shares])
+    asked = max(0, *(text.rfind(mark, 0, max(0, stem - 2)) for mark in (". ", ".\n", "? ", "! ")))
+    found[: _KINDS - 1] = kinds[1:]
+    found[_KINDS - 1 : _LOGGED] = np.bincount(_grouped(read), minlength=len(_WORDS))
+    found[_LOGGED:_SHARES] = (
+        len(text), len(lengths), len(numbers), numbers.max(initial=0), np.count_nonzero(numbers > 2),
+        _decimals(read, is_number), len(options), (len(text) - stem) / max(1, len(options)), stem, stem - asked,
+        len(lengths) / (1 + int(kinds[_STOPS] + kinds[_ASKED])),
+    )  # fmt: skip
+    np.log1p(found[:_SHARES], out=found[:_SHARES])
+    found[_SHARES:] = (
+        int(lengths.sum()) / words,
+        np.count_nonzero(lengths > 8) / words,
+        int(kinds[1]) / max(1, len(read.bytes)),
+        different / words,
+        len(numbers) / words,
+    )
+    return found
 
 
 def _grouped(read: Hashed) -> NDArray[np.intp]:
@@ -108,7 +115,7 @@ def _grouped(read: Hashed) -> NDArray[np.intp]:
     return np.asarray(_GROUPS[places[_KNOWN[places] == read.words]])
 
 
-def _decimals(read: Hashed) -> int:
-    """Points between two digits."""
-    digit = _CLASSES[read.bytes] == _DIGITS
-    return int(np.count_nonzero(digit[:-2] & (read.bytes[1:-1] == ord(".")) & digit[2:]))
+def _decimals(read: Hashed, is_number: NDArray[np.bool_]) -> int:
+    """Numbers that a point parts from the number before."""
+    joined = np.flatnonzero(is_number[1:] & is_number[:-1] & (read.starts[1:] == read.ends[:-1] + 1))
+    return int(np.count_nonzero(read.bytes[read.ends[joined]] == ord(".")))

@@ -1,78 +1,105 @@
-"""The prompts that an estimator learns from, as rows of numbers: each block of features centred and brought to size."""
+"""The prompts that an estimator learns from, as rows of numbers: each block of columns centred and brought to size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from foreshore.quality.features import TOPIC_BITS, WORD_BITS, Features
+from foreshore.quality.sparse import Sparse, spread
+from foreshore.quality.topics import CLUSTERS, Topics
+
 __all__ = ["Design"]
 
-PIECE = 1024  # rows that are spread out at a time
-DENSE = 256  # columns: a block with fewer is made of counts, each brought to the same variance
+WORDS = 1 << WORD_BITS
+COUNTED = "counts", "answer_counts"  # blocks whose columns are each brought to the same variance
 
 Matrix = NDArray[np.float32]
+Places = NDArray[np.intp]
 
 
 class Design:
-    """Feature vectors (rows, columns), kept sparse. A block's variances add up to 1, times `scales[block]`.
+    """Rows (rows, columns): the words' columns first, then those of the dense blocks, topics last. A block's variances
+    add up to 1, times `scales[block]`. `centre` and `size` (columns,) turn features into a row: (features - centre) *
+    size. The words stay sparse: their centre is taken off where they are multiplied."""
 
-    `centre` and `size` (columns,) turn a vector into a row: (vector - centre) * size.
-    """
-
-    def __init__(self, vectors: Iterable[Matrix], blocks: Mapping[str, int]) -> None:
-        self.blocks = blocks
-        self.columns = sum(blocks.values())
-        self._places: list[NDArray[np.uint16]] = []
-        self._values: list[Matrix] = []
-        sums, squares = np.zeros(self.columns), np.zeros(self.columns)
-        for vector in vectors:
-            places = np.flatnonzero(vector)
-            values = vector[places]
-            self._places.append(places.astype(np.uint16))
-            self._values.append(values)
-            sums[places] += values
-            squares[places] += values.astype(np.float64) ** 2
-        self.centre = sums / max(1, len(self))
-        self._unit = self._sizes(np.maximum(squares / max(1, len(self)) - self.centre**2, 0.0))
-        self.scales: Mapping[str, float] = dict.fromkeys(blocks, 1.0)
+    def __init__(self, read: Iterable[Features], blocks: Mapping[str, int]) -> None:
+        texts = list(read)
+        self.words = Sparse([text.words for text in texts], WORDS)
+        self.topics = Topics.learnt([text.single for text in texts], 1 << TOPIC_BITS)
+        self.blocks = {"words": WORDS, **blocks, "topics": CLUSTERS}
+        self.scales: Mapping[str, float] = dict.fromkeys(self.blocks, 1.0)
+        self._dense = np.stack([np.concatenate([text.dense, self.topics(text.single)]) for text in texts])
+        ones = np.full((len(texts), 1), 1 / len(texts), np.float32)
+        means = [self.words.transposed_times(ones)[:, 0], self._dense.mean(axis=0, dtype=np.float64)]
+        self.centre = np.concatenate(means, dtype=np.float32)
+        self._dense -= self.centre[WORDS:]
+        squares = self.words.squares() / len(texts) - self.centre[:WORDS].astype(np.float64) ** 2
+        self._unit = self._units(np.concatenate([squares, np.square(self._dense, dtype=np.float64).mean(axis=0)]))
+        self._dense *= self._unit[WORDS:]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._dense)
 
     @property
-    def size(self) -> NDArray[np.float64]:
-        scales = [np.full(count, self.scales[block] ** 0.5) for block, count in self.blocks.items()]
-        return np.asarray(self._unit * np.concatenate(scales))
+    def columns(self) -> int:
+        return len(self.centre)
 
-    def rows(self, at: NDArray[np.intp]) -> Matrix:
-        """(at, columns)"""
-        found = np.zeros((len(at), self.columns), np.float32)
-        for row, i in zip(found, at, strict=True):
-            row[self._places[i]] = self._values[i]
-        found -= self.centre.astype(np.float32)
-        found *= self.size.astype(np.float32)
-        return found
-
-    def pieces(self, at: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], Matrix]]:
-        for start in range(0, len(at), PIECE):
-            part = at[start : start + PIECE]
-            yield part, self.rows(part)
-
-    def _sizes(self, variances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What brings each block's variances to 1 in total. A column that never varies is left out."""
-        found = np.zeros(self.columns)
-        for part in self.parts().values():
-            here = variances[part]
-            varies = here > 1e-9
-            if len(here) < DENSE:
-                found[part] = np.where(varies, 1 / np.sqrt(np.maximum(here, 1e-9) * max(1, varies.sum())), 0.0)
-            elif varies.any():
-                found[part] = 1 / np.sqrt(here.sum())
-        return found
-
+    @property
     def parts(self) -> dict[str, slice]:
         """Where each block's columns stand."""
         ends = np.cumsum(list(self.blocks.values())).tolist()
         return {name: slice(end - count, end) for (name, count), end in zip(self.blocks.items(), ends, strict=True)}
+
+    @property
+    def size(self) -> Matrix:
+        return np.asarray(self._unit * self._scaling)
+
+    def times(self, weights: Matrix) -> Matrix:
+        """The rows times `weights` (columns, n): (rows, n)."""
+        scaled = weights * self._scaling[:, None]
+        words = scaled[:WORDS] * self._unit[:WORDS, None]
+        return np.asarray(self.words @ words - self.centre[:WORDS] @ words + self._dense @ scaled[WORDS:])
+
+    def transposed_times(self, values: Matrix) -> Matrix:
+        """The rows, transposed, times `values` (rows, n): (columns, n)."""
+        words = self.words.transposed_times(values) - np.outer(self.centre[:WORDS], values.sum(axis=0))
+        words *= self._unit[:WORDS, None]
+        return np.asarray(np.concatenate([words, self._dense.T @ values]) * self._scaling[:, None])
+
+    def products(self, at: Places) -> dict[str, Matrix]:
+        """By block, the products of the rows `at` with each other, at a scale of 1: (at, at)."""
+        found = {"words": self._products_of_words(at)}
+        for block, part in self.parts.items():
+            if block != "words":
+                rows = self._dense[at, part.start - WORDS : part.stop - WORDS]
+                found[block] = rows @ rows.T
+        return found
+
+    def _products_of_words(self, at: Places) -> Matrix:
+        """A few rows are spread out at a time. Centred as rows whose mean, over these, was taken off."""
+        bags = [self.words.bag(row) for row in at]
+        rows, squares = Sparse(bags, WORDS), self._unit[:WORDS] ** 2
+        pieces = (spread(bags[start : start + 64], WORDS) * squares for start in range(0, len(bags), 64))
+        found = np.hstack([rows @ np.ascontiguousarray(piece.T) for piece in pieces])
+        means = found.mean(axis=0)
+        return np.asarray(found - means - means[:, None] + means.mean())
+
+    @property
+    def _scaling(self) -> Matrix:
+        scales = [np.full(count, self.scales[block] ** 0.5, np.float32) for block, count in self.blocks.items()]
+        return np.concatenate(scales)
+
+    def _units(self, variances: NDArray[np.float64]) -> Matrix:
+        """What brings each block's variances to 1 in total. A column that never varies is left out."""
+        found = np.zeros(len(variances), np.float32)
+        for block, part in self.parts.items():
+            here = np.maximum(variances[part], 0.0)
+            varies = here > 1e-9
+            if block in COUNTED:
+                found[part] = np.where(varies, 1 / np.sqrt(np.maximum(here, 1e-9) * max(1, varies.sum())), 0.0)
+            elif varies.any():
+                found[part] = 1 / np.sqrt(here.sum())
+        return found

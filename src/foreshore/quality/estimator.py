@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from foreshore.disk import disk_errors
 from foreshore.errors import ModelError, NotFound, UsageError
-from foreshore.quality.features import VERSION, after_answer, features, width
+from foreshore.quality.features import TOPIC_BITS, VERSION, WORD_BITS, blocks, features
+from foreshore.quality.topics import CLUSTERS, DIRECTIONS, Topics
 
 __all__ = ["Estimator"]
 
@@ -29,12 +30,14 @@ RETRAIN = "train it again with `foreshore route train`"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimator:
-    """`predict` is a pure function: one vector of features, one product, a sigmoid. `weights` (features, targets) and
-    `bias` (targets,) give log-odds. `report` is what held-out prompts said when it was trained."""
+    """`predict` is a pure function: features, one product, a sigmoid. `words` and `dense` (columns, targets) and `bias`
+    (targets,) give log-odds. `report` is what held-out prompts said when it was trained."""
 
     targets: tuple[str, ...]
-    weights: NDArray[np.float32]
-    bias: NDArray[np.float64]
+    words: NDArray[np.float32]
+    dense: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    topics: Topics
     answers: bool = False  # whether it judges after the first target's answer
     labels: Mapping[str, int] = field(default_factory=dict)  # prompts that each target was learnt from
     scales: Mapping[str, float] = field(default_factory=dict)  # of each block of features
@@ -46,8 +49,12 @@ class Estimator:
         if (answer is not None) != self.answers:
             reads = "reads the first target's answer" if self.answers else "judges before any answer is there"
             raise UsageError(f"this estimator {reads}", hint=RETRAIN)
-        vector = features(text) if answer is None else after_answer(text, answer)
-        odds = np.exp(-np.clip(vector @ self.weights + self.bias, -30.0, 30.0))
+        read = features(text, answer)
+        places, values = read.words
+        plain = len(read.dense)
+        score = values @ self.words[places] + read.dense @ self.dense[:plain] + self.bias
+        score += self.topics(read.single) @ self.dense[plain:]
+        odds = np.exp(-np.clip(score, -30.0, 30.0))
         return dict(zip(self.targets, (1.0 / (1.0 + odds)).tolist(), strict=True))
 
     def with_report(self, report: Mapping[str, Any]) -> Estimator:
@@ -99,8 +106,12 @@ class Estimator:
         }
         text = np.frombuffer(json.dumps(header, allow_nan=False).encode(), np.uint8)
         packed = io.BytesIO()
-        np.savez_compressed(packed, header=text, weights=self.weights, bias=self.bias)
+        np.savez_compressed(packed, allow_pickle=False, header=text, **self._arrays())
         return packed.getvalue()
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        own = {name: getattr(self, name) for name in ("words", "dense", "bias")}
+        return own | {f"topics_{part.name}": getattr(self.topics, part.name) for part in fields(Topics)}
 
     @classmethod
     def _unpacked(cls, data: bytes) -> Estimator:
@@ -108,7 +119,8 @@ class Estimator:
             if sum(member.file_size for member in packed.infolist()) > LARGEST:
                 raise ValueError("what is packed in it is too large")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            header, weights, bias = json.loads(file["header"].tobytes()), file["weights"], file["bias"]
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(arrays.pop("header").tobytes())
         if header["format"] != FORMAT:
             raise ValueError(f"its format is {header['format']!r}")
         if header["features"] != VERSION:
@@ -116,18 +128,33 @@ class Estimator:
         names = tuple(header["targets"])
         if not names or len(set(names)) != len(names) or not all(isinstance(n, str) for n in names):
             raise ValueError("its targets are not different names")
-        if weights.dtype != np.float32 or weights.shape != (width(bool(header["answers"])), len(names)):
-            raise ValueError(f"its weights have the shape {weights.shape}")
-        if bias.dtype != np.float64 or bias.shape != (len(names),):
-            raise ValueError(f"its biases have the shape {bias.shape}")
-        if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
-            raise ValueError("it has weights that are not finite")
+        _check(arrays, len(names), bool(header["answers"]))
+        topics = Topics(**{name: arrays.pop(f"topics_{name}") for name in (part.name for part in fields(Topics))})
         return cls(
             targets=names,
-            weights=weights,
-            bias=bias,
+            **arrays,
+            topics=topics,
             answers=bool(header["answers"]),
             labels=dict(header["labels"]),
             scales=dict(header["scales"]),
             report=dict(header["report"]),
         )
+
+
+def _check(arrays: Mapping[str, NDArray[Any]], targets: int, answers: bool) -> None:
+    shapes = {
+        "words": (1 << WORD_BITS, targets),
+        "dense": (sum(blocks(answers).values()) + CLUSTERS, targets),
+        "bias": (targets,),
+        "topics_directions": (1 << TOPIC_BITS, DIRECTIONS),
+        "topics_centre": (DIRECTIONS,),
+        "topics_middles": (DIRECTIONS, CLUSTERS),
+    }
+    if set(arrays) != set(shapes):
+        raise ValueError(f"its parts are {', '.join(sorted(arrays))}")
+    for name, shape in shapes.items():
+        found = arrays[name]
+        if found.shape != shape or found.dtype != np.float32:
+            raise ValueError(f"its {name!r} is {found.dtype} of the shape {found.shape}")
+        if not np.isfinite(found).all():
+            raise ValueError(f"its {name!r} has numbers that are not finite")

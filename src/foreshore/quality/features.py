@@ -1,13 +1,14 @@
-"""What an estimator sees of a prompt, and of an answer to it: one vector, made of blocks.
+"""What an estimator sees of a prompt, and of an answer to it.
 
-`words` and `letters` hold how often each hashed n-gram is in the text, as square roots of shares: vectors of length 1
-whose product is Hellinger's affinity, so that a long text weighs no more than a short one. How long it is stands in
-`counts`.
+The words, one and two in a row, are a bag: hashed, and of each how often it is there, as the square root of its share.
+Bags so made have length 1 and their product is Hellinger's affinity: a long text weighs no more than a short one. Runs
+of letters are taken the same way, in fewer places. How long a text is, and what is in it, stands in counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,43 +16,66 @@ from numpy.typing import NDArray
 from foreshore.quality.answer_counts import ANSWER_COUNTS, answer_counts
 from foreshore.quality.counts import COUNTS, counts
 from foreshore.quality.hashing import Hashed, bucket, clipped, grams, hashed, pairs
+from foreshore.quality.sparse import Bag
 
-__all__ = ["ANSWER_BLOCKS", "BLOCKS", "VERSION", "after_answer", "features", "width"]
+__all__ = ["TOPIC_BITS", "VERSION", "WORD_BITS", "Features", "blocks", "features"]
 
 VERSION = 1  # of the features: an estimator that learnt others cannot be used
-BITS = 12  # 2**BITS places in each hashed block
-LETTERS = 3, 4  # bytes in an n-gram
+WORD_BITS = 15  # 2**15 places for words and pairs of words
+TOPIC_BITS = 13  # and 2**13 for single words, which topics are made of
+LETTER_BITS = 10
+LETTERS = 3, 4  # bytes in a row
 
-BLOCKS: Mapping[str, int] = {"words": 1 << BITS, "letters": 1 << BITS, "counts": len(COUNTS)}
-ANSWER_BLOCKS: Mapping[str, int] = {**BLOCKS, "answer_words": 1 << BITS, "answer_counts": len(ANSWER_COUNTS)}
-
-Vector = NDArray[np.float32]
-
-
-def width(answers: bool) -> int:
-    return sum((ANSWER_BLOCKS if answers else BLOCKS).values())
+Hashes = NDArray[np.uint64]
 
 
-def features(prompt: str) -> Vector:
-    """(width(False),), in the order of `BLOCKS`."""
+@dataclass(frozen=True, slots=True)
+class Features:
+    """`words` and `single` are bags; `dense` is a vector of the blocks that `blocks` names."""
+
+    words: Bag
+    single: Bag
+    dense: NDArray[np.float32]
+
+
+def blocks(answers: bool) -> Mapping[str, int]:
+    """The columns of `dense`, in order."""
+    found = {"letters": 1 << LETTER_BITS, "counts": len(COUNTS)}
+    if answers:
+        found |= {"answer_words": 1 << LETTER_BITS, "answer_counts": len(ANSWER_COUNTS)}
+    return found
+
+
+def features(prompt: str, answer: str | None = None) -> Features:
+    """With an answer also what it says of itself."""
     text = clipped(prompt)
     read = hashed(text)
-    words = _words(read)
+    single = _bag(bucket(read.words, TOPIC_BITS))
     letters = np.concatenate([grams(read, size) for size in LETTERS])
-    return np.concatenate([_shares(words), _shares(letters), counts(text, read)], dtype=np.float32, casting="same_kind")
+    parts = [_shares(letters), counts(text, read, len(single[0]))]
+    if answer is not None:
+        said = clipped(answer)
+        parts += [_shares(_words(hashed(said))), answer_counts(text, said)]
+    dense = np.concatenate(parts, dtype=np.float32, casting="same_kind")
+    return Features(words=_bag(bucket(_words(read), WORD_BITS)), single=single, dense=dense)
 
 
-def after_answer(prompt: str, answer: str) -> Vector:
-    """(width(True),), in the order of `ANSWER_BLOCKS`."""
-    text = clipped(answer)
-    parts = (features(prompt), _shares(_words(hashed(text))), answer_counts(clipped(prompt), text))
-    return np.concatenate(parts, dtype=np.float32, casting="same_kind")
-
-
-def _words(read: Hashed) -> NDArray[np.uint64]:
+def _words(read: Hashed) -> Hashes:
     return np.concatenate([read.words, pairs(read.words)])
 
 
-def _shares(hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
-    found = np.bincount(bucket(hashes, BITS), minlength=1 << BITS)
-    return np.sqrt(found / max(1, len(hashes)))
+def _bag(places: NDArray[np.intp]) -> Bag:
+    """Each different place, ascending, and the square root of its share."""
+    if not len(places):
+        return places, np.zeros(0, np.float32)
+    ordered = np.sort(places)
+    changes = np.flatnonzero(ordered[1:] != ordered[:-1])
+    ends = np.empty(len(changes) + 2, np.intp)
+    ends[0], ends[1:-1], ends[-1] = -1, changes, len(places) - 1
+    times = ends[1:] - ends[:-1]
+    return ordered[ends[1:]], np.sqrt(times / len(places)).astype(np.float32)
+
+
+def _shares(hashes: Hashes) -> NDArray[np.float64]:
+    found = np.bincount(bucket(hashes, LETTER_BITS), minlength=1 << LETTER_BITS)
+    return np.asarray(np.sqrt(found / max(1, len(hashes))))

@@ -13,7 +13,7 @@ from foreshore.quality import ridge
 from foreshore.quality.calibration import platt
 from foreshore.quality.design import Design
 from foreshore.quality.estimator import Estimator
-from foreshore.quality.features import ANSWER_BLOCKS, BLOCKS, after_answer, features
+from foreshore.quality.features import blocks, features
 from foreshore.quality.labels import Label, fraction, targets
 
 __all__ = ["FEWEST", "FOLDS", "MOST", "train"]
@@ -48,23 +48,22 @@ def train(
     table = _table(list(labels), answers)
     _check(table)
     progress("reading")
-    design = _design(table, answers)
+    design = Design((features(prompt, answer) for prompt, answer in table.texts), blocks(answers))
     folds = np.array([int(fraction(prompt) * 2**32) % FOLDS for prompt, _ in table.texts])
     progress("choosing penalties")
-    at, shared = _most_shared(table)
-    design.scales = ridge.choose_scales(design, at, table.right[at][:, shared], table.weight[at, shared[0]])
-    weights = np.zeros((design.columns, len(table.targets)))
-    bias = np.zeros(len(table.targets))
-    for group in _groups(table):
-        progress(f"learning {', '.join(table.targets[t] for t in group)}")
-        at = np.flatnonzero(table.weight[:, group[0]])
-        right, weight = table.right[at][:, group], table.weight[at, group[0]]
-        found = ridge.fit(design, at, right, weight, folds[at])
-        for column, target in enumerate(group):
-            slope, offset = platt(found.held[:, column], right[:, column], weight)
-            weights[:, target] = slope * found.weights[:, column]
-            bias[target] = slope * found.bias[column] + offset
-    return _estimator(table, design, weights, bias, answers)
+    shared = _most_shared(table)
+    design.scales = ridge.choose_scales(design, table.right[:, shared], table.weight[:, shared[0]])
+    progress("learning")
+    found = ridge.fit(design, table.right, table.weight, folds)
+    lines = [platt(*_known(table, found.held, target)) for target in range(len(table.targets))]
+    slope, offset = np.array(lines).T
+    return _estimator(table, design, found.weights * slope, found.bias * slope + offset, answers)
+
+
+def _known(table: _Table, held: NDArray[np.float32], target: int) -> tuple[Numbers, Numbers, Numbers]:
+    """Scores, outcomes and weights of the prompts that have a label for `target`."""
+    at = np.flatnonzero(table.weight[:, target])
+    return held[at, target].astype(np.float64), table.right[at, target], table.weight[at, target]
 
 
 def _table(labels: Sequence[Label], answers: bool) -> _Table:
@@ -114,36 +113,26 @@ def _check(table: _Table) -> None:
         raise UsageError(f"too few labels to learn from: {'; '.join(few)}", hint=hint)
 
 
-def _design(table: _Table, answers: bool) -> Design:
-    if answers:
-        return Design((after_answer(prompt, answer or "") for prompt, answer in table.texts), ANSWER_BLOCKS)
-    return Design((features(prompt) for prompt, _ in table.texts), BLOCKS)
-
-
-def _groups(table: _Table) -> list[list[int]]:
-    """Targets labelled on the same prompts with the same weights: they share their equations."""
-    found: dict[bytes, list[int]] = {}
+def _most_shared(table: _Table) -> list[int]:
+    """The targets that share the same prompts and have the most labels: penalties are chosen on these, and hold for
+    all targets, so that what two targets have in common cancels in their difference."""
+    groups: dict[bytes, list[int]] = {}
     for target in range(len(table.targets)):
-        found.setdefault(table.weight[:, target].tobytes(), []).append(target)
-    return list(found.values())
-
-
-def _most_shared(table: _Table) -> tuple[NDArray[np.intp], list[int]]:
-    """The rows and targets with the most labels: penalties are chosen on these, and hold for all targets, so that what
-    two targets have in common cancels in their difference."""
-    group = max(_groups(table), key=lambda g: len(g) * np.count_nonzero(table.weight[:, g[0]]))
-    return np.flatnonzero(table.weight[:, group[0]]), group
+        groups.setdefault(table.weight[:, target].tobytes(), []).append(target)
+    return max(groups.values(), key=lambda group: len(group) * np.count_nonzero(table.weight[:, group[0]]))
 
 
 def _estimator(table: _Table, design: Design, weights: Numbers, bias: Numbers, answers: bool) -> Estimator:
     """Centring and sizes go into the weights, so that a prediction is one product."""
     sized = weights * design.size[:, None]
-    labels = dict(zip(table.targets, (table.weight > 0).sum(axis=0).tolist(), strict=True))
+    words = design.words.shape[1]
     return Estimator(
         targets=table.targets,
-        weights=sized.astype(np.float32),
-        bias=bias - design.centre @ sized,
+        words=sized[:words].astype(np.float32),
+        dense=sized[words:].astype(np.float32),
+        bias=(bias - design.centre @ sized).astype(np.float32),
+        topics=design.topics,
         answers=answers,
-        labels=labels,
+        labels=dict(zip(table.targets, (table.weight > 0).sum(axis=0).tolist(), strict=True)),
         scales=dict(design.scales),
     )
