@@ -17,11 +17,12 @@ Stamp = tuple[int, int, int] | None
 
 
 class Watcher:
-    """Looks at `path` every `every` seconds, and whenever `check` is called (SIGHUP); at the estimator's file too, which
-    is trained anew while the config stays."""
+    """Looks at `path` every `every` seconds, and whenever `check` is called (SIGHUP); at the estimator that it names too,
+    which is trained anew while the config stays."""
 
     def __init__(self, router: Router, path: Path, *, every: float = EVERY_S) -> None:
         self._router, self._path, self._every = router, path, every
+        self._estimator = router.loaded.config.quality.file  # as the newest file has it, taken up or refused
         self._seen = self._stamps()
         self._lock = asyncio.Lock()
 
@@ -40,7 +41,8 @@ class Watcher:
             self._seen = stamps
             try:
                 config = await asyncio.to_thread(load_config, self._path)
-                self._seen = (stamps[0], _stamp(config.quality.file))
+                self._estimator = config.quality.file
+                self._seen = (stamps[0], _stamp(self._estimator))
                 await self._router.reload(self._here(config))
             except ForeshoreError as error:
                 self._router.refuse_config(error)
@@ -49,7 +51,7 @@ class Watcher:
                 logger.warning("config reloaded from %s", self._path)
 
     def _stamps(self) -> tuple[Stamp, Stamp]:
-        return _stamp(self._path), _stamp(self._router.loaded.config.quality.file)
+        return _stamp(self._path), _stamp(self._estimator)
 
     def _here(self, config: Config) -> Config:
         """`config` on the address we already listen on; it changes at a restart only."""

@@ -146,6 +146,9 @@ def test_an_estimator_that_was_trained_anew_is_taken_up_and_makes_another_versio
         await watcher.check()
         kept, complaint = router.loaded.digest, router.config_error
         assert "damaged" in complaint
+        router.config_error = "not looked at again"
+        await watcher.check()
+        assert router.config_error == "not looked at again"
         labels = [Label(prompt=f"{i} {w}", target=t, correct=i % 2 > 0) for i in range(60) for w in "ab" for t in "xy"]
         train(labels).save(file)
         await watcher.check()
