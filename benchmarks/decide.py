@@ -95,8 +95,16 @@ class Bench:
 
     def clear(self, case: Case) -> Decision:
         """As the gateway: with the constraints that are built in, and the clearance's seal."""
-        scene = {"device": case.device, "budget": case.budget, "now": case.now}
-        found = constrain(case.request, case.facts, case.targets, self.config.targets, self.policy, **scene)
+        found = constrain(
+            case.request,
+            case.facts,
+            case.targets,
+            self.config.targets,
+            self.policy,
+            device=case.device,
+            budget=case.budget,
+            now=case.now,
+        )
         return self._decided(case, found)
 
     def read(self, case: Case) -> Decision:

@@ -155,9 +155,9 @@ def test_each_can_be_copied_into_a_file_and_names_no_target(name: PolicyName) ->
     config = parse_config(BASE)
     found = shipped(name, config)
     assert found.about.strip()
-    parts = [*found.constraints, *found.rules]
-    assert parts
-    assert all(part.name.startswith(f"{name}.") for part in parts)
+    names = [*(c.name for c in found.constraints), *(r.name for r in found.rules)]
+    assert names
+    assert all(part.startswith(f"{name}.") for part in names)
     assert all(c.allow is None and c.forbid is None for c in found.constraints)
     assert all(r.prefer is None for r in found.rules)
     assert "target.name" not in text_of(name, config)

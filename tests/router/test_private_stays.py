@@ -33,7 +33,7 @@ SPECS = {
 }
 
 
-ACTIONS = st.sampled_from([
+ACTIONS: st.SearchStrategy[dict[str, Any]] = st.sampled_from([
     {}, {"where": "!target.local"}, {"objective": {"seconds": 1}, "where": "target.loaded"},
     {"strategy": "cascade", "confidence": 0.9}, {"deadline": 5},
 ])  # fmt: skip

@@ -186,7 +186,7 @@ def test_a_rules_deadline_reaches_the_target_and_its_strategy_the_ledger(tmp_pat
         await collect(router, ASK)
         await router.close()
         (asked,) = given["edge"].requests
-        return asked.deadline - begun
+        return float(asked.deadline - begun)
 
     assert 4.0 < asyncio.run(run()) < 6.0
     (event,) = read_events(tmp_path / "l.sqlite")
