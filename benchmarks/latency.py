@@ -42,8 +42,8 @@ class Scale:
     warm_up: int  # answers of each run that are not counted
 
 
-FULL = Scale(runs=3, rounds=5, warm_up=60)
-QUICK = Scale(runs=1, rounds=1, warm_up=20)
+FULL = Scale(runs=3, rounds=8, warm_up=150)
+QUICK = Scale(runs=1, rounds=1, warm_up=40)
 
 
 def measure(scale: Scale, seed: int) -> dict[str, Row]:

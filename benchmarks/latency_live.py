@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import tempfile
 import time
@@ -20,12 +21,12 @@ from foreshore.router.forecast import Work
 from foreshore.router.label import Caller
 from foreshore.router.router import Router
 from foreshore.router.target import Ask
+from foreshore.types import Usage
 
 __all__ = ["Sample", "cloud", "live"]
 
 KEY = "FORESHORE_BENCHMARK_KEY"
 LEVELS = (0.1, 0.5, 0.9)
-GAP_S = 0.04  # between arrivals of the open phase
 CLOUD = """
 listen: {host: 127.0.0.1, port: 0}
 tenants: [{name: bench, key_env: FORESHORE_BENCHMARK_KEY}]
@@ -55,6 +56,7 @@ class Sample:
     total: tuple[float, ...]
     work: Work
     tokens: int
+    cached_share: float  # of the prompt, that the backend did not compute
 
 
 @contextmanager
@@ -66,8 +68,6 @@ def cloud() -> Iterator[str]:
         path = Path(folder, "cloud.yaml")
         path.write_text(f"{CLOUD}ledger: {{path: {folder}/cloud.sqlite}}\n")
         key = {KEY: secrets.token_urlsafe(16)}
-        import os
-
         os.environ |= key
         with GatewayProcess("cloud", path, Path(folder, "cloud.log"), key) as process:
             yield process.url
@@ -86,25 +86,26 @@ async def _live(config: Config, seed: int, rounds: int) -> list[Sample]:
     try:
         await router.start()
 
-        async def send(phase: str, piece: Piece) -> None:
-            samples.append(await _sample(router, phase, piece))
+        async def send(piece: Piece) -> float:
+            sample = await _sample(router, piece)
+            samples.append(sample)
+            return sample.total_s
 
-        await play(send, seed=seed, rounds=rounds, gap_s=GAP_S)
+        await play(send, seed=seed, rounds=rounds)
     finally:
         await router.close()
     return sorted(samples, key=lambda sample: sample.sent)
 
 
-async def _sample(router: Router, phase: str, piece: Piece) -> Sample:
+async def _sample(router: Router, piece: Piece) -> Sample:
     sent = time.monotonic()
     exchange = await router.open(piece.request, Caller(tenant=piece.tenant, stream=True))
-    target = router.loaded.targets[piece.target]
-    work = target.work(Ask.of(exchange.facts))
-    forecast = target.forecast(exchange.facts)
-    first, tokens = await _read(exchange)
+    target = router.loaded.targets[piece.target]  # nothing has run since the decision: it finds what that one found
+    work, forecast = target.work(Ask.of(exchange.facts)), target.forecast(exchange.facts)
+    first, usage = await _read(exchange)
     ended = time.monotonic()
     return Sample(
-        phase=phase,
+        phase=piece.phase,
         target=piece.target,
         tenant=piece.tenant,
         sent=sent,
@@ -114,16 +115,16 @@ async def _sample(router: Router, phase: str, piece: Piece) -> Sample:
         ttft=tuple(forecast.ttft.quantile(level) for level in LEVELS),
         total=tuple(forecast.total.quantile(level) for level in LEVELS),
         work=work,
-        tokens=tokens,
+        tokens=usage.completion_tokens,
+        cached_share=usage.cached_tokens / max(1, usage.prompt_tokens),
     )
 
 
-async def _read(exchange: Exchange) -> tuple[float, int]:
-    """When the first content came, and how many tokens the answer has."""
-    first, tokens = 0.0, 0
+async def _read(exchange: Exchange) -> tuple[float, Usage]:
+    """When the first content came, and what the answer used."""
+    first, usage = 0.0, Usage(prompt_tokens=0, completion_tokens=0)
     async with aclosing(exchange.stream()) as chunks:
         async for chunk in chunks:
             first = first or time.monotonic()
-            if chunk.usage is not None:
-                tokens = chunk.usage.completion_tokens
-    return first, tokens
+            usage = chunk.usage or usage
+    return first, usage

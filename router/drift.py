@@ -5,14 +5,14 @@ from __future__ import annotations
 __all__ = ["Drift"]
 
 ALLOWED = 0.4  # deviations by which residuals may lie off on average without anything having changed
-LIMIT = 12.0  # sum of deviations beyond that at which it has
+LIMIT = 20.0  # sum of deviations beyond that at which it has
 CLIP = 3.0  # deviations that one residual counts at most, so that it takes several
 REST = 20  # outcomes after a change that are not looked at: what follows it is still settling
 
 
 class Drift:
     """Page's test (1954), in Hinkley's form for both directions: sums of residuals less what is allowed, never below
-    0. A shift by two deviations is found after about eight outcomes; one in twenty stalls never is."""
+    0. A shift by three deviations is found after eight outcomes; one in twenty stalls never is."""
 
     def __init__(self) -> None:
         self._up = self._down = 0.0

@@ -3,45 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from foreshore.router.answer_length import AnswerLengths, CachedShares
-from foreshore.router.drift import Drift
+from foreshore.router.first_token import FirstToken
 from foreshore.router.quantiles import Distribution, Quantiles
 from foreshore.router.regression import Regression
+from foreshore.router.work import Speeds, Work
 
 __all__ = ["Forecast", "Forecaster", "Speeds", "Work"]
 
-FIXED_TOKENS = 100  # prompt tokens that the constant part of a TTFT is worth, until it was learned
 FIRST_STEP_S = 0.02  # of an answer's token, until one was seen
+SHORTEST_S = 1e-6  # what claims to have been faster counts as this
 LONGEST_S = 1e6  # what claims to have taken longer is no measurement
-
-
-class Work(NamedTuple):
-    """What one request asks of a target and what it finds there. Token counts may be estimates.
-
-    A tuple, for one is made for each target of each decision, and a frozen dataclass takes three times as long.
-    """
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0  # of them, that need not be computed
-    waiting_tokens: int = 0  # prompt tokens of those before it that are yet to be computed
-    running: int = 0  # requests that generate
-    waiting: int = 0  # requests without a first token yet
-    max_tokens: int = 0  # 0: the caller set none
-    route: str = ""  # what requests of one kind have in common: a rule's name, say
-    tenant: str = ""
-    loaded: bool = True  # False: a model must be loaded first
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Speeds:
-    """Measured before the first request, of one stream; 0 is unknown."""
-
-    prefill_tokens_per_s: float = 0.0
-    decode_tokens_per_s: float = 0.0
-    load_s: float = 0.0
 
 
 class Forecast:
@@ -74,41 +47,37 @@ class Forecast:
         return self.total.within(seconds)
 
 
-class _Spread:
-    """A running standard deviation of logarithms, robust: a stall counts as three deviations."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: float) -> None:
-        self.value = value
-
-    def learn(self, residual: float, weight: float = 0.05) -> None:
-        size = min(1.2533 * abs(residual), 3.0 * self.value)
-        self.value = min(2.0, max(0.02, self.value + weight * (size - self.value)))
-
-
 class Forecaster:
     """Learns from each whole answer, and predicts in a few microseconds. Its memory does not grow.
 
-    TTFT is a sum of costs: a constant, this prompt's uncached tokens, those of prompts before it, a step beside each
-    running answer, a turn for each request that waits, prompt tokens that must share steps with running answers, and
-    requests beyond the target's slots. The whole time adds answer tokens, each dearer the more answers run. The costs
-    are learned (`Regression`), begin at `speeds`, and are believed less again once errors show a drift. Around both
-    stand distributions whose spread grows with the uncertainty of the answer's length, and whose quantiles are held to
-    their promise (`Quantiles`).
+    The time to the first token is a sum of costs (`FirstToken`); the whole time adds answer tokens, each dearer the
+    more answers run. The costs are learned, begin at `speeds`, and are moved together once errors show a drift. Around
+    both stand distributions whose spread grows with what is not known of the answer's length, and whose quantiles are
+    held to their promise (`Quantiles`).
     """
 
     def __init__(self, speeds: Speeds | None = None, *, slots: int = 0) -> None:
-        self._decode: Regression | None
-        self.slots = slots  # requests that the target computes at a time; 0: unknown
         self.outcomes = 0
         self.lengths = AnswerLengths()
         self.shares = CachedShares()
-        self._load_s = 0.0
-        self._ttft_spreads = [_Spread(0.5) for _ in range(3)]  # by what is there already: see `_crowd`
         self._ttft_quantiles, self._total_quantiles = Quantiles(), Quantiles()
-        self._drift = Drift()
-        self._begin(speeds or Speeds())
+        self._begin(speeds or Speeds(), slots)
+
+    def _begin(self, speeds: Speeds, slots: int) -> None:
+        self._first = FirstToken(speeds)
+        self.slots = slots
+        self._decode = _decode(1.0 / speeds.decode_tokens_per_s) if speeds.decode_tokens_per_s > 0.0 else None
+        self._load_s = speeds.load_s
+        self._measured = speeds.prefill_tokens_per_s > 0.0
+
+    @property
+    def slots(self) -> int:
+        """Requests that the target computes at a time; 0: unknown."""
+        return self._first.slots
+
+    @slots.setter
+    def slots(self, slots: int) -> None:
+        self._first.slots = slots
 
     @property
     def known(self) -> bool:
@@ -118,13 +87,12 @@ class Forecaster:
     def tell(self, speeds: Speeds) -> None:
         """What was measured elsewhere meanwhile; it counts only while nothing else is known."""
         if not self.known:
-            self._begin(speeds)
+            self._begin(speeds, self.slots)
 
     def predict(self, work: Work) -> Forecast:
-        ttft_s = self._ttft.predict(self._costs(work))
+        ttft_s, ttft_spread = self._first.predict(work)
         if not work.loaded:
             ttft_s += self._load_s
-        ttft_spread = self._ttft_spreads[_crowd(work)].value
         length = self.lengths.expect(work.route, work.tenant, work.max_tokens)
         total_s, spread = ttft_s, ttft_spread
         if length.median > 1.0:
@@ -156,6 +124,7 @@ class Forecaster:
         """
         if not (0.0 < ttft_s < LONGEST_S and 0.0 < total_s < LONGEST_S):
             return
+        ttft_s = max(ttft_s, SHORTEST_S)
         total_s = max(total_s, ttft_s)
         forecast = self.predict(work)
         self.lengths.learn(work.route, work.tenant, output_tokens, cut=cut)
@@ -165,66 +134,22 @@ class Forecaster:
             self._load_s += 0.5 * (max(0.0, ttft_s - forecast.ttft_s + self._load_s) - self._load_s)
             return
         if not self.known:
-            self._begin_with(work, ttft_s)
+            self._first.begin_with(work, ttft_s)
         self.outcomes += 1
         self._ttft_quantiles.learn(forecast.ttft.place(ttft_s))
         self._total_quantiles.learn(forecast.total.place(total_s))
-        scale = self._ttft.scale
-        residual = self._ttft.learn(self._costs(work, cached_share), ttft_s)
-        self._ttft_spreads[_crowd(work)].learn(forecast.ttft.error(ttft_s))
         if output_tokens > 1 and total_s > ttft_s:
             self._decode = self._decode or _decode((total_s - ttft_s) / (output_tokens - 1))
             self._decode.learn(_decode_costs(work, output_tokens), total_s - ttft_s)
-        if self._drift.learn(residual / scale):
-            self._changed()
-
-    def _begin(self, speeds: Speeds) -> None:
-        """Costs before anything was learned: those measured, else round numbers."""
-        self._measured = speeds.prefill_tokens_per_s > 0.0
-        token = 1.0 / speeds.prefill_tokens_per_s if self._measured else 1e-3
-        decodes = speeds.decode_tokens_per_s > 0.0
-        step = 1.0 / speeds.decode_tokens_per_s if decodes else FIRST_STEP_S
-        base = 0.01 if self._measured else 0.3
-        costs = [base, token, token, step, step, token, 10 * step]
-        self._ttft = Regression(costs, [10 * base, 2 * token, 2 * token, step, 2 * step, 2 * token, 20 * step])
-        self._decode = _decode(step) if decodes else None
-        self._load_s = speeds.load_s
-
-    def _begin_with(self, work: Work, ttft_s: float) -> None:
-        """The first outcome is the only measure there is: a part of it is constant, the rest the prompt's."""
-        fresh = max(1.0, work.prompt_tokens - work.cached_tokens)
-        token = ttft_s / (fresh + FIXED_TOKENS)
-        base = FIXED_TOKENS * token
-        costs = [base, token, token, base / 10, base / 4, 0.0, base / 4]
-        self._ttft = Regression(costs, [base, 2 * token, 2 * token, base, 2 * base, token, 2 * base])
-
-    def _changed(self) -> None:
-        self._ttft.change()
-        self._ttft_quantiles.hurry()
-        self._total_quantiles.hurry()
-
-    def _costs(self, work: Work, cached_share: float | None = None) -> tuple[float, ...]:
-        """The features of TTFT, in the order of its weights."""
-        if cached_share is None:
-            fresh: float = work.prompt_tokens - work.cached_tokens
-        else:
-            fresh = work.prompt_tokens * (1.0 - cached_share)
-        if fresh < 1.0:
-            fresh = 1.0
-        ahead, running, waiting = work.waiting_tokens, work.running, work.waiting
-        beyond = running + waiting + 1 - self.slots if self.slots else 0
-        shared = (fresh + ahead) * running / (running + 2.0)
-        return (1.0, fresh, ahead, running, waiting, shared, beyond if beyond > 0 else 0.0)
+        cached = work.cached_tokens if cached_share is None else work.prompt_tokens * cached_share
+        if self._first.learn(work, ttft_s, error=forecast.ttft.error(ttft_s), cached_tokens=cached):
+            self._ttft_quantiles.hurry()
+            self._total_quantiles.hurry()
 
 
 def _decode(step_s: float) -> Regression:
     """Of the time after the first token, where a lone answer's token takes about `step_s`."""
     return Regression([step_s, 0.1 * step_s, 0.0], [step_s, 0.5 * step_s, 2 * step_s])
-
-
-def _crowd(work: Work) -> int:
-    """0: it has the target for itself; 1: others generate; 2: others wait too. Each errs by its own measure."""
-    return 2 if work.waiting else 1 if work.running else 0
 
 
 def _decode_costs(work: Work, tokens: float) -> tuple[float, float, float]:

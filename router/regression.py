@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from operator import mul
-from statistics import median
 
 __all__ = ["Regression"]
 
@@ -18,7 +16,6 @@ TINY_S = 1e-5  # no prediction is shorter
 KEEP = 1 - 1 / 300  # of what is known, from one outcome to the next: about the last 300 matter
 KEEP_CHANGED = 0.1  # of it, where the world changed
 SWEEPS = 2  # over the weights, after each outcome; they begin where the last ones ended
-LATELY = 7  # residuals that tell how far everything moved
 
 
 class Regression:
@@ -38,7 +35,6 @@ class Regression:
         self._ridge = [(FIRST_SCALE / deviation) ** 2 for deviation in deviations]
         self._square = [[0.0] * len(weights) for _ in weights]  # sums of feature * feature / expected^2
         self._seen = [0.0] * len(weights)  # of feature * seconds / expected^2
-        self._lately: deque[float] = deque(maxlen=LATELY)
 
     def predict(self, features: Sequence[float]) -> float:
         """Seconds, more than 0."""
@@ -52,21 +48,22 @@ class Regression:
         bound = CLIP * self.scale
         size = min(1.2533 * abs(residual), 3.0 * self.scale)  # 1.2533: from a mean size to a normal's deviation
         self.scale = min(MOST_SCALE, max(LEAST_SCALE, self.scale + SCALE_WEIGHT * (size - self.scale)))
-        self._lately.append(residual)
         self._add([f / expected for f in features], math.exp(max(-bound, min(bound, residual))))
         self._solve()
         return residual
 
-    def change(self) -> None:
+    def heir(self) -> Regression:
+        """One that begins where this one is."""
+        return Regression(self.weights, [FIRST_SCALE / math.sqrt(ridge) for ridge in self._ridge])
+
+    def change(self, factor: float) -> None:
         """The world changed, and most likely for all costs alike: a hot processor, a busy machine, a far network. Move
-        all of them as far as the last residuals say, and forget most of what was known."""
-        factor = math.exp(median(self._lately)) if self._lately else 1.0
+        all of them by `factor`, and forget most of what was known."""
         self.weights = [w * factor for w in self.weights]
         self._first = [w * factor for w in self._first]
         self._ridge = [r / factor**2 for r in self._ridge]
         self._square = [[v * KEEP_CHANGED / factor**2 for v in row] for row in self._square]
         self._seen = [v * KEEP_CHANGED / factor for v in self._seen]
-        self._lately.clear()
 
     def _add(self, slope: list[float], ratio: float) -> None:
         """`slope` are the features over the expected seconds, `ratio` the outcome over them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -12,12 +11,13 @@ from benchmarks.latency import TARGETS, rows
 from benchmarks.latency_baselines import BASELINES, foretold
 from benchmarks.latency_live import Sample
 from benchmarks.latency_traffic import PHASES, Piece, play
+from benchmarks.latency_traffic import TARGETS as LOAD
 from foreshore.router.forecast import Work
 from tests.project.benchmark_command import check_refused, run
 
 ANSWER = Sample(
     phase="alone", target="edge", tenant="desk", sent=0.0, ended=1.0, ttft_s=0.1, total_s=1.0, ttft=(0.05, 0.11, 0.2),
-    total=(0.5, 1.2, 2.0), work=Work(prompt_tokens=100), tokens=10,
+    total=(0.5, 1.2, 2.0), work=Work(prompt_tokens=100), tokens=10, cached_share=0.0,
 )  # fmt: skip
 
 
@@ -59,26 +59,27 @@ def test_a_baseline_knows_only_what_had_ended(name: str) -> None:
 
 
 def test_the_load_is_mixed_and_the_same_for_the_same_seed() -> None:
-    def sent(seed: int) -> list[tuple[str, Piece]]:
-        found: list[tuple[str, Piece]] = []
+    def sent(seed: int) -> list[Piece]:
+        found: list[Piece] = []
 
-        async def send(phase: str, piece: Piece) -> None:
-            found.append((phase, piece))
+        async def send(piece: Piece) -> float:
+            found.append(piece)
+            return 1e-6
 
-        asyncio.run(play(send, seed=seed, rounds=1, gap_s=1e-6))
+        asyncio.run(play(send, seed=seed, rounds=6))
         return found
 
-    def content(found: list[tuple[str, Piece]]) -> list[object]:
-        return [(phase, piece.target, piece.request.messages) for phase, piece in found]
+    def content(found: list[Piece]) -> list[object]:
+        return [(piece.phase, piece.target, piece.request.messages) for piece in found]
 
     one = sent(7)
     assert content(one) == content(sent(7)) != content(sent(8))
-    assert set(Counter(phase for phase, _ in one)) == set(PHASES)
-    lengths = [sum(len(m["content"] or "") for m in piece.request.messages) for _, piece in one]
+    assert {piece.phase for piece in one} == set(PHASES)
+    lengths = [sum(len(m["content"] or "") for m in piece.request.messages) for piece in one]
     assert min(lengths) < 60
     assert 1000 < max(lengths) < 3000
-    assert {piece.target for _, piece in one} == {"edge", "cloud"}
-    assert len({piece.tenant for _, piece in one}) == 3
+    assert {piece.target for piece in one} == set(LOAD)
+    assert len({piece.tenant for piece in one}) == 3
 
 
 def test_a_row_that_does_not_exist_is_refused() -> None:
