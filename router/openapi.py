@@ -53,6 +53,12 @@ _PARAMETERS = [
         "description": "the request's deadline, seconds",
         "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 86400},
     },
+    {
+        "name": "x-foreshore-session",
+        "in": "header",
+        "description": "a word of the caller's, for rules to look at",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+    },
 ]
 
 

@@ -17,8 +17,8 @@ Stamp = tuple[int, int, int] | None
 
 
 class Watcher:
-    """Looks at `path` every `every` seconds, and whenever `check` is called (SIGHUP). At the estimator that it names too:
-    that is trained anew while the config stays."""
+    """Looks at `path` every `every` seconds, and whenever `check` is called (SIGHUP); at the estimator too, for that is
+    trained anew while the config stays."""
 
     def __init__(self, router: Router, path: Path, *, every: float = EVERY_S) -> None:
         self._router, self._path, self._every = router, path, every
