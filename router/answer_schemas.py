@@ -139,6 +139,7 @@ ANSWERS: dict[str, Schema] = {
     ),
     "Tokens": _object(tokens=_list(COUNT)),
     "Content": _object(content=TEXT),
+    "Noted": _object(decision=TEXT, score=NUMBER, source=_one("user")),
     "Model": MODEL,
     "Models": _object(object=_one("list"), data=_list(MODEL)),
     "Health": _object(status=_one("ok")),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, ValidationError
 from starlette.requests import Request as HTTPRequest
 
 from foreshore.config import Tenant
@@ -27,7 +27,7 @@ class FeedbackBody(BaseModel):
 
     decision: str  # the x-foreshore-decision header of the answer
     correct: StrictBool | None = None
-    score: StrictFloat | StrictInt | None = None  # 0, wrong, to 1, right
+    score: Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)] | None = None  # 0, wrong, to 1, right
 
     def value(self) -> float:
         """The score. Raises `BadRequest` unless exactly one of the two ways to say it was used."""

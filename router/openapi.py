@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from foreshore.router.answer_schemas import ANSWERS
 from foreshore.router.doors import ANTHROPIC, DOORS
+from foreshore.router.feedback_api import FeedbackBody
 
 __all__ = ["document"]
 
@@ -65,12 +66,16 @@ _PARAMETERS = [
 @cache
 def document() -> dict[str, Any]:
     """OpenAPI 3.1."""
-    kinds = [(kind, "validation") for kind in dict.fromkeys(DOORS.values())]
+    kinds = [(kind, "validation") for kind in (*dict.fromkeys(DOORS.values()), FeedbackBody)]
     _, bodies = models_json_schema(kinds, ref_template=_REFERENCE)  # type: ignore[arg-type]
     return {
         "openapi": "3.1.0",
         "info": {"title": "Foreshore", "version": version("foreshore"), "description": __doc__},
-        "paths": {**{path: {"post": _door(path, kind)} for path, kind in DOORS.items()}, **_reading()},
+        "paths": {
+            **{path: {"post": _door(path, kind)} for path, kind in DOORS.items()},
+            "/v1/feedback": {"post": _feedback()},
+            **_reading(),
+        },
         "components": {
             "schemas": {**bodies["$defs"], **ANSWERS},
             "securitySchemes": {
@@ -93,6 +98,19 @@ def _door(path: str, kind: type[Any]) -> dict[str, Any]:
         "parameters": _PARAMETERS,
         "requestBody": {"required": True, "content": {_JSON: _refer(kind.__name__)}},
         "responses": {"200": answered, **{code: _failure(error, why) for code, why in _ERRORS.items()}},
+    }
+
+
+def _feedback() -> dict[str, Any]:
+    noted = {"description": "kept", "content": {_JSON: _refer("Noted")}}
+    errors = {**_ERRORS, "404": "the caller has no such decision"}
+    return {
+        "operationId": "v1_feedback",
+        "requestBody": {"required": True, "content": {_JSON: _refer(FeedbackBody.__name__)}},
+        "responses": {
+            "200": noted,
+            **{code: _failure("Error", errors[code]) for code in ("400", "401", "404", "413", "500")},
+        },
     }
 
 
