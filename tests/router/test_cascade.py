@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from foreshore.backend import Answer, Backend, collect
 from foreshore.clearance import grant
@@ -258,6 +260,39 @@ def test_several_choices_are_as_sure_as_the_least_sure() -> None:
 
     assert committed(edge)[1] == pytest.approx(0.9)
     assert committed(odd) == ("edge", None)
+
+
+OUTCOMES = st.lists(st.sampled_from(["broken", "unjudged"]) | st.floats(0.05, 0.95), min_size=1, max_size=5)
+
+
+def expected(outcomes: list[str | float]) -> int | None:
+    """Whose answer the caller should get: a target's number, or None for an error."""
+    held: list[tuple[float, int]] = []
+    for number, outcome in enumerate(outcomes):
+        if outcome == "broken":
+            continue
+        if isinstance(outcome, str) or outcome >= 0.8 or number == len(outcomes) - 1:
+            return number
+        held.append((outcome, -number))
+    return -max(held)[1] if held else None
+
+
+@settings(max_examples=80, deadline=None)
+@given(OUTCOMES)
+def test_the_first_good_answer_wins_else_the_surest(outcomes: list[str | float]) -> None:
+    broken = UpstreamError("odd", target="x")
+    scripts = {
+        f"t{n}": [broken] if o == "broken" else says(f"from {n}", None if isinstance(o, str) else o)
+        for n, o in enumerate(outcomes)
+    }
+    run, wanted = Run(scripts, attempts=10), expected(outcomes)
+    if wanted is None:
+        assert run.error() is broken
+    else:
+        assert run.collect().text == f"from {wanted}"
+        assert run.cascade.committed == f"t{wanted}"
+    assert max(run.asked) == 1
+    assert [a.target for a in run.cascade.attempts] == [f"t{n}" for n in range(sum(run.asked))]
 
 
 class Cleared:
