@@ -94,11 +94,7 @@ def _checked(path: str, value: Any) -> Any:
         raise UsageError(f"{path} is {value!r}; it must be {_SHOWN.get(field.type.name, f'a {field.type}')}")
     if isinstance(value, str):
         return _word(path, value, field)
-    if isinstance(value, bool):
-        return value
-    number: float = value
-    _check_range(path, number, field)
-    return float(number) if field.type.name == "double" else number
+    return value if isinstance(value, bool) else _number(path, value, field)
 
 
 def _field(path: str) -> Field:
@@ -117,10 +113,11 @@ def _word(path: str, value: Any, field: Field) -> str:
     return value
 
 
-def _check_range(path: str, value: float, field: Field) -> None:
+def _number(path: str, value: Any, field: Field) -> float:
     low, high = -math.inf if field.low is None else field.low, math.inf if field.high is None else field.high
     if not math.isfinite(value) or not low <= value <= high:
         raise UsageError(f"{path} is {value!r}", hint=f"it lies between {low:g} and {high:g}")
+    return float(value) if field.type.name == "double" else int(value)
 
 
 def _with_labels(values: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from foreshore.router.situation import Situation
 __all__ = ["contradictions"]
 
 MOST = 3  # contradictions named
-MAX_STATES = 64  # of one target
+MAX_STATES = 16  # of one target
 
 
 def contradictions(reach: Reach) -> Iterator[Finding]:

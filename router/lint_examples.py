@@ -38,6 +38,7 @@ def examples(slot: Slot, like: Any, asked: Sequence[tuple[Atom, int]]) -> list[A
 def _numbers(like: float, asked: Iterable[tuple[Atom, int]]) -> Iterator[float]:
     kind = type(like)
     found = [v for atom, _ in asked for v in _literals(atom) if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    yield from (kind(v) for v in (1, 10, 1000, 100_000))  # two fields may be compared with each other
     for value in found:
         for near in (value, value + 1, value - 1, value * 2, value / 2, value * 10, value * 1000):
             if near >= 0:

@@ -6,7 +6,7 @@ answer, in whatever order, by whatever strategy, healthy or not, by chance or no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import cached_property
 
@@ -30,6 +30,7 @@ class Reach:
     def __init__(self, config: Config, policy: Policy) -> None:
         self.config, self.policy = config, policy
         self._seen: dict[tuple[str, str], Term] = {}
+        self._lets: dict[tuple[str, str, str], Term] = {}
         self.default = policy.default
 
     @cached_property
@@ -80,6 +81,15 @@ class Reach:
 
     def lets(self, constraint: Constraint, target: str, alias: str) -> Term:
         """`constraint` does not apply, or lets `target` be. One that cannot be evaluated keeps everyone away."""
+        require = constraint.require
+        if require is not None and alias != target and not any(map(self.open, _slots(require.source, target))):
+            alias = target  # which it does not look at
+        key = (constraint.name, target, alias)
+        if key not in self._lets:
+            self._lets[key] = self._made(constraint, target, alias)
+        return self._lets[key]
+
+    def _made(self, constraint: Constraint, target: str, alias: str) -> Term:
         off, on = among(term_of(constraint.when.source), FALSE), among(term_of(constraint.when.source), TRUE)
         if constraint.require is not None:
             return either(off, both(on, among(term_of(constraint.require.source, alias), TRUE)))
@@ -112,6 +122,10 @@ class Reach:
         """The request names `target`, or its model."""
         names = _listed([target, self.config.targets[target].model])
         return both(self.may_see(target), _holds(f"request.model in {names}"))
+
+
+def _slots(source: str, target: str) -> Iterator[Slot]:
+    return (slot for atom in atoms_of(term_of(source, target)) for slot in atom.slots)
 
 
 def _holds(source: str) -> Term:

@@ -6,22 +6,24 @@ comes with values on which the engine itself was asked. Where neither is certain
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
 
+from foreshore.router.lint_bounds import bounded
 from foreshore.router.lint_examples import examples
 from foreshore.router.lint_terms import ANY, ERROR, FALSE, HEADERS, TRUE, Atom, Slot, Term, atoms_of
 from foreshore.router.lint_values import ABSENT, Cell, Domain, outcome
 
 __all__ = ["Found", "Nothing", "Open", "solve"]
 
-MAX_STEPS = 20_000
-MAX_CASES = 64  # abstract solutions for which values are looked for
-MAX_TRIES = 400  # values tried for one of them
-TOO_MANY = f"more than {MAX_STEPS} cases"
+MAX_WORK = 2_000_000  # parts of formulas looked at: a few seconds
+MAX_CASES = 32  # abstract solutions for which values are looked for
+MAX_TRIES = 200  # values tried for one of them
+TOO_MANY = "(too many cases)"
 ALL_HEADERS = Slot(HEADERS)
 Values = Mapping[Slot, Any]
 
@@ -86,14 +88,14 @@ class _Search:
         self._hopes = {atom: self._hope(atom) for atom in self._atoms}
         self._now: dict[Slot, Cell] = {}
         self._guessed: dict[Atom, int] = {}
-        self._steps = 0
+        self._work = 0
 
     def cases(self) -> Iterator[_Case]:
-        self._steps += 1
-        if self._steps > MAX_STEPS:
-            raise _TooMany
         memo: dict[int, int] = {}
         found = self._term.outcome(self._can, memo)
+        self._work += len(memo)
+        if self._work > MAX_WORK:
+            raise _TooMany
         if not found & TRUE:
             return
         if found == TRUE:
@@ -127,12 +129,23 @@ class _Search:
             yield values
         if not case.guessed:
             return
-        offers = {slot: self._offers(slot, case) for slot in {s for a in case.guessed for s in a.slots}}
-        for chosen in _mixed(list(offers.values())):
-            tried = self._whole({**values, **dict(zip(offers, chosen, strict=True))})
+        open_slots = sorted({slot for atom in case.guessed for slot in atom.slots}, key=lambda s: (s.path, s.target))
+        offers = {slot: self._offers(slot, case) for slot in open_slots}
+        climbed = self._climbed(values, case, offers)
+        for tried in (climbed, *(self._whole({**climbed, **chosen}) for chosen in _mixed(offers))):
             if self._true(tried):
                 yield tried
                 return
+
+    def _climbed(self, values: dict[Slot, Any], case: _Case, offers: Mapping[Slot, Sequence[Any]]) -> dict[Slot, Any]:
+        """With one value after the other exchanged while that brings more atoms to what was guessed of them."""
+        for slot in [*offers, *offers]:
+            tried = [self._whole({**values, slot: value}) for value in (values[slot], *offers[slot])]
+            values = max(tried, key=lambda v: self._agreeing(v, case))
+        return values
+
+    def _agreeing(self, values: Values, case: _Case) -> int:
+        return sum(self._real(atom, values) == guess for atom, guess in case.guessed.items())
 
     def _whole(self, values: dict[Slot, Any]) -> dict[Slot, Any]:
         """With the headers as a whole, where an atom looks at them so, made of the single ones."""
@@ -148,7 +161,10 @@ class _Search:
         return [cell.value, *examples(slot, cell.value, asked)]
 
     def _true(self, values: Values) -> bool:
-        return self._term.outcome(lambda atom: outcome(atom, values) if atom.node is not None else ANY) == TRUE
+        return self._term.outcome(lambda atom: self._real(atom, values)) == TRUE
+
+    def _real(self, atom: Atom, values: Values) -> int:
+        return ANY if atom.node is None else self._ask(atom, tuple(values[slot] for slot in atom.slots))
 
     def _can(self, atom: Atom) -> int:
         """What `atom` can give in the cells chosen so far."""
@@ -161,7 +177,8 @@ class _Search:
             return self._hopes[atom]
         if atom in self._settled or all(cell is not None and cell.point for cell in cells):
             return self._ask(atom, tuple(cell.value for cell in cells if cell is not None))
-        return atom.can
+        ranges = {slot.path: cell.range for slot, cell in zip(atom.slots, cells, strict=True) if cell and cell.range}
+        return bounded(atom, ranges) or atom.can
 
     def _ask(self, atom: Atom, given: tuple[Any, ...]) -> int:
         key = (atom, tuple(map(repr, given)))
@@ -186,14 +203,11 @@ class _Search:
         return term.atom or next((a for part in term.parts if (a := self._undecided(part, memo))), None)
 
 
-def _mixed(offers: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+def _mixed(offers: Mapping[Slot, Sequence[Any]]) -> Iterator[dict[Slot, Any]]:
     """Combinations of what each slot is offered: all where they are few, else a fixed sample."""
-    count = 1
-    for values in offers:
-        count *= len(values)
-    if count <= MAX_TRIES:
-        yield from product(*offers)
+    if math.prod(map(len, offers.values())) <= MAX_TRIES:
+        yield from (dict(zip(offers, chosen, strict=True)) for chosen in product(*offers.values()))
         return
     dice = random.Random(0)
     for _ in range(MAX_TRIES):
-        yield tuple(dice.choice(values) for values in offers)
+        yield {slot: dice.choice(values) for slot, values in offers.items()}

@@ -165,13 +165,24 @@ class _Terms:
         return Term("atom", atom=self._atom(node))
 
     def _atom(self, node: Node) -> Atom:
-        text = self._source[node.start : node.end]
+        text = _bare(self._source[node.start : node.end])
         if text not in self._atoms:
             slots = frozenset(_slots(node, self._target))
             can = TRUE | FALSE if _safe(node) else ANY
             target = self._target if any(slot.target for slot in slots) else ""
             self._atoms[text] = Atom(text, target, slots, can, node)
         return self._atoms[text]
+
+
+def _bare(text: str) -> str:
+    """Without parentheses around the whole: the same atom may stand with and without."""
+    while text[:1] == "(" and text[-1:] == ")":
+        try:
+            parse(text[1:-1])
+        except Beyond:
+            return text
+        text = text[1:-1].strip()
+    return text
 
 
 def _joined(sign: str, parts: Iterable[int]) -> int:

@@ -17,6 +17,7 @@ import cel
 
 from foreshore.config import Config
 from foreshore.router.facts import PARTS
+from foreshore.router.lint_bounds import Range
 from foreshore.router.lint_fields import FIELDS, LABELS, Field
 from foreshore.router.lint_syntax import Node, walk
 from foreshore.router.lint_terms import ERROR, FALSE, HEADERS, TRUE, Atom, Slot
@@ -33,10 +34,12 @@ Values = Mapping[Slot, Any]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """`value` stands for all values of the cell; of a `point` it is the only one."""
+    """`value` stands for all values of the cell; of a `point` it is the only one. `range`: the least and the greatest
+    integer in it, where it has such."""
 
     value: Any
     point: bool = True
+    range: Range | None = None
 
 
 class Domain:
@@ -258,7 +261,7 @@ def _number_cells(field: Field, constants: Iterable[Any], default: Any) -> tuple
     low = -math.inf if field.low is None else field.low
     high = (MAX_INT if whole else math.inf) if field.high is None else field.high
     cuts = sorted({c for k in constants for c in _cuts(k, whole) if low <= c <= high})
-    cells = [Cell(c) for c in cuts]
+    cells = [Cell(c, range=Range(c, c)) if whole else Cell(c) for c in cuts]
     edges = [low, *cuts, high]
     for i, (left, right) in enumerate(pairwise(edges)):
         cells += _between(left, right, whole, default, closed=(i == 0, i == len(edges) - 2))
@@ -276,10 +279,10 @@ def _between(left: Any, right: Any, whole: bool, default: Any, *, closed: tuple[
     if whole:
         first = left if closed[0] else left + 1
         last = right if closed[1] else right - 1
-        if first > last or (first in (left,) and not closed[0]):
+        if first > last:
             return []
         near = min(max(default, first), last)
-        return [Cell(int(near), point=first == last)]
+        return [Cell(int(near), point=first == last, range=Range(int(first), int(last)))]
     if left < default < right or (left == default and closed[0]) or (right == default and closed[1]):
         return [Cell(float(default), point=False)] if left != right or all(closed) else []
     if left >= right:
