@@ -23,10 +23,11 @@ import psutil
 import pytest
 
 from foreshore.cli.serve import bind
-from foreshore.config import Config, Constraint, LedgerConfig, Limits, Listen, Privacy, Rule, TargetConfig, Tenant
+from foreshore.config import Config, LedgerConfig, Limits, Listen, Privacy, TargetConfig, Tenant
+from foreshore.policy_config import Budget, Constraint, Device, Learning, Objective, Quality, Rule
 from foreshore.reliability.ledger import read_events
 from foreshore.router.doors import DOORS
-from foreshore.router.facts import RequestFacts, TargetFacts
+from foreshore.router.facts import PARTS
 from foreshore.router.fields import HARMLESS
 from foreshore.router.openai_api import CHAT_EXTRA
 from tests.cloud.upstream import delta, head, upstream
@@ -224,7 +225,7 @@ def test_check_counts_and_notes_missing_variables(folder: Path) -> None:
 def test_the_example_and_the_documented_commands_hold(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     commands = re.findall(r"^    foreshore (route .*)$", (root / "docs" / "routing.md").read_text(), re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 5
     for command in commands:
         arguments = shlex.split(command.replace("examples/", f"{root}/examples/"))
         assert run(*arguments, folder=tmp_path).returncode == 0, command
@@ -233,9 +234,10 @@ def test_the_example_and_the_documented_commands_hold(tmp_path: Path) -> None:
 def test_the_docs_name_every_field_and_key() -> None:
     root = Path(__file__).parents[2]
     routing, gateway_md = ((root / "docs" / name).read_text() for name in ("routing.md", "gateway.md"))
-    for name in {f.name for kind in (RequestFacts, TargetFacts) for f in fields(kind)} | set(Config.model_fields):
+    for name in {f.name for kind in PARTS.values() for f in fields(kind)} | set(Config.model_fields):
         assert f"`{name}`" in routing, name
-    for model in (TargetConfig, Privacy, Limits, Listen, Tenant, LedgerConfig, Constraint, Rule):
+    of_decisions = (Constraint, Rule, Objective, Budget, Quality, Learning, Device)
+    for model in (TargetConfig, Privacy, Limits, Listen, Tenant, LedgerConfig, *of_decisions):
         for name in model.model_fields:
             assert f"`{name}`" in routing, name
     bodies = {name for body in DOORS.values() for name in body.model_fields}
