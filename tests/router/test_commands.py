@@ -227,7 +227,7 @@ def test_the_example_and_the_documented_commands_hold(tmp_path: Path) -> None:
     commands = re.findall(r"^    foreshore (route .*)$", (root / "docs" / "routing.md").read_text(), re.MULTILINE)
     assert len(commands) == 5
     for command in commands:
-        arguments = shlex.split(command.replace("examples/", f"{root}/examples/"))
+        arguments = shlex.split(command.replace("examples/", f"{root}/examples/"), comments=True)
         assert run(*arguments, folder=tmp_path).returncode == 0, command
 
 
