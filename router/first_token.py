@@ -14,6 +14,7 @@ __all__ = ["FirstToken", "Spread"]
 
 FIXED_TOKENS = 100  # prompt tokens that the constant part is worth, until it was learned
 FIRST_SPREAD = 0.5
+CROWDS = 4
 LATELY = 7  # errors that tell how far everything moved
 
 
@@ -31,13 +32,13 @@ class Spread:
 
 
 class FirstToken:
-    """Three sums of the same costs, for a request that has the target for itself, that comes beside running answers,
-    and that finds others waiting: what a prompt token costs differs, and so do the errors. One that has learned nothing
-    yet is the nearest that has. The costs, in the order of the weights:
+    """Four sums of the same costs, for a request that has the target for itself, that comes beside running answers,
+    that finds others waiting, or both: what a prompt token costs differs, and so do the errors. One that has learned
+    nothing yet is the nearest that has. The costs, in the order of the weights:
 
     a constant (network, start of a step); this prompt's uncached tokens; prompt tokens before it; a step beside each
-    running answer; a turn for each request that waits; prompt tokens before it as far as a fair scheduler lets them go
-    first, which is as many as its own for each request; its own beside running answers; requests beyond the slots.
+    running answer; a turn for each request that waits; prompt tokens that a fair scheduler lets go first, its own
+    tenant's and of others' as many as those and its own; its own beside running answers; requests beyond the slots.
     """
 
     def __init__(self, speeds: Speeds) -> None:
@@ -50,9 +51,9 @@ class FirstToken:
         self._begin(Regression(costs, deviations))
 
     def _begin(self, model: Regression) -> None:
-        self._models = [model] * 3
+        self._models = [model] * CROWDS
         self._learned: list[int] = []
-        self._spreads = [Spread(FIRST_SPREAD) for _ in range(3)]
+        self._spreads = [Spread(FIRST_SPREAD) for _ in range(CROWDS)]
         self._drift = Drift()
         self._lately: deque[float] = deque(maxlen=LATELY)
 
@@ -92,22 +93,22 @@ class FirstToken:
             return
         self._models[crowd] = self._models[crowd].heir()
         self._learned.append(crowd)
-        for other in {0, 1, 2} - set(self._learned):
+        for other in set(range(CROWDS)) - set(self._learned):
             self._models[other] = self._models[min(self._learned, key=lambda n: abs(n - other))]
 
     def _costs(self, work: Work, cached_tokens: float) -> tuple[float, ...]:
         fresh = work.prompt_tokens - cached_tokens
         if fresh < 1.0:
             fresh = 1.0
-        ahead, running, waiting = work.waiting_tokens, work.running, work.waiting
-        fair = fresh * waiting
+        ahead, others, running, waiting = work.waiting_tokens, work.rival_tokens, work.running, work.waiting
+        own = ahead - others
+        fair = own + min(others, own + fresh)
         beyond = running + waiting + 1 - self.slots if self.slots else 0
         return (
-            1.0, fresh, ahead, running, waiting, fair if fair < ahead else ahead, fresh * running / (running + 2.0),
-            beyond if beyond > 0 else 0.0,
+            1.0, fresh, ahead, running, waiting, fair, fresh * running / (running + 2.0), beyond if beyond > 0 else 0.0,
         )  # fmt: skip
 
 
 def _crowd(work: Work) -> int:
-    """0: it has the target for itself; 1: others generate; 2: others wait too."""
-    return 2 if work.waiting else 1 if work.running else 0
+    """0: it has the target for itself; 1: others generate; 2: others wait; 3: both."""
+    return (2 if work.waiting else 0) + (1 if work.running else 0)

@@ -93,7 +93,8 @@ class Target:
         self.meter = Meter(forecaster=Forecaster(measured(spec)))
         self.in_flight = 0
         self._fixed = _fixed(name, spec)
-        self._unheard, self._unheard_tokens = 0, 0.0  # requests without a first token yet, and their prompts
+        self._unheard = 0  # requests without a first token yet
+        self._unheard_tokens: dict[str, int] = {}  # of their prompts, by tenant
         self._holders = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -187,10 +188,12 @@ class Target:
     def work(self, ask: Ask) -> Work:
         """What `ask` would find here now."""
         cached = self.meter.forecaster.shares.expect(ask.route, ask.tenant)
+        ahead = sum(self._unheard_tokens.values())
         return Work(
             prompt_tokens=ask.prompt_tokens,
             cached_tokens=int(ask.prompt_tokens * cached),
-            waiting_tokens=int(self._unheard_tokens),
+            waiting_tokens=ahead,
+            rival_tokens=ahead - self._unheard_tokens.get(ask.tenant, 0),
             running=self.in_flight - self._unheard,
             waiting=self._unheard,
             max_tokens=ask.max_tokens,
@@ -284,9 +287,8 @@ class _Watch:
     def __init__(self, target: Target, work: Work, *, limit: int | None) -> None:
         self._target, self._work, self._limit = target, work, limit
         self._begun, self._first = time.monotonic(), 0.0
-        self._tokens = float(max(1, work.prompt_tokens - work.cached_tokens))
-        target._unheard += 1
-        target._unheard_tokens += self._tokens
+        self._tokens = max(1, work.prompt_tokens - work.cached_tokens)
+        self._count(1)
 
     def see(self, chunk: Chunk) -> None:
         if not self._first and has_content(chunk):
@@ -297,10 +299,16 @@ class _Watch:
 
     def heard(self) -> None:
         """It has a first token, or will never have one. Twice is harmless."""
-        tokens, self._tokens = self._tokens, 0.0
+        if self._tokens:
+            self._count(-1)
+            self._tokens = 0
+
+    def _count(self, sign: int) -> None:
+        target, tenant = self._target, self._work.tenant
+        target._unheard += sign
+        tokens = target._unheard_tokens.pop(tenant, 0) + sign * self._tokens
         if tokens:
-            self._target._unheard -= 1
-            self._target._unheard_tokens = max(0.0, self._target._unheard_tokens - tokens)
+            target._unheard_tokens[tenant] = tokens
 
     def _end(self, chunk: Chunk) -> None:
         """A whole answer. What it took after its first token is what the backend measured: the caller's pace is not

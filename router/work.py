@@ -17,6 +17,7 @@ class Work(NamedTuple):
     prompt_tokens: int = 0
     cached_tokens: int = 0  # of them, that need not be computed
     waiting_tokens: int = 0  # prompt tokens of those before it that are yet to be computed
+    rival_tokens: int = 0  # of them, other tenants'
     running: int = 0  # requests that generate
     waiting: int = 0  # requests without a first token yet
     max_tokens: int = 0  # 0: the caller set none

@@ -139,6 +139,19 @@ def test_without_a_measurement_the_first_answer_is_the_measure() -> None:
     assert forecaster.predict(Work(prompt_tokens=100)).ttft_s == pytest.approx(4.0, rel=0.2)
 
 
+def test_a_fair_scheduler_lets_others_go_first_only_as_far_as_oneself() -> None:
+    """Of a busy tenant's queue a short request waits for little; in its own tenant's it waits for all."""
+    forecaster, draws = Forecaster(), random.Random(3)
+    for _ in range(600):
+        others, own, fresh = (int(math.exp(draws.uniform(2, 7))) for _ in range(3))
+        work = Work(prompt_tokens=fresh, waiting_tokens=own + others, rival_tokens=others, waiting=2)
+        seconds = (0.01 + (own + fresh + min(others, own + fresh)) / 1000) * math.exp(draws.gauss(0, 0.1))
+        forecaster.learn(work, ttft_s=seconds, total_s=seconds, output_tokens=1)
+    behind = Work(prompt_tokens=20, waiting_tokens=1000, waiting=2)
+    assert forecaster.predict(behind).ttft_s == pytest.approx(1.0, rel=0.2)
+    assert forecaster.predict(behind._replace(rival_tokens=1000)).ttft_s < 0.2
+
+
 def test_what_is_told_later_counts_until_something_was_seen() -> None:
     forecaster = Forecaster()
     forecaster.tell(Speeds(prefill_tokens_per_s=100.0))

@@ -251,6 +251,9 @@ def test_who_is_there_before_counts_from_the_moment_it_is_sent() -> None:
             await slow.entered.acquire()
         assert queue() == (3, 300, 0)
         assert target.facts_for(ASKED).running == 3
+        other = target.work(Ask.of(replace(ASKED, tenant="other")))
+        assert (other.waiting_tokens, other.rival_tokens) == (300, 300)
+        assert target.work(Ask.of(ASKED)).rival_tokens == 0
         slow.first.set()
         for _ in tasks:
             await slow.entered.acquire()
