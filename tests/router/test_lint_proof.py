@@ -199,7 +199,9 @@ def test_a_formula_gives_what_the_engine_gives(source: str, seed: int) -> None:
     for situation in situations(Config(targets=TARGETS), seed, 10):
         cloud = next(t for t in situation.targets if t.name == "cloud")
         parts = {"request": situation.request, "target": cloud, "device": situation.device, "now": situation.now}
-        assert term.outcome(partial(_outcome, parts=parts)) == _engine(source, parts)
+        found = term.outcome(partial(_outcome, parts=parts))
+        assert found == _engine(source, parts)
+        assert found == _router(source, parts)
 
 
 def _outcome(atom: Atom, parts: dict[str, Any]) -> int:
@@ -209,6 +211,16 @@ def _outcome(atom: Atom, parts: dict[str, Any]) -> int:
 def _value(slot: Slot, parts: dict[str, Any]) -> Any:
     part, _, name = slot.path.partition(".")
     return parts["request"].headers.get(slot.header) if slot.header else getattr(parts[part], name)
+
+
+def _router(source: str, parts: dict[str, Any]) -> int:
+    """What the gateway's evaluator makes of it."""
+    expression = Expression.compile(source, where="test", sees=OF_TARGETS)
+    with Evaluator([expression]) as evaluator:
+        for part, facts in parts.items():
+            evaluator.load(part, facts)
+        holds, _ = evaluator.ask(expression)
+    return ERROR if holds is None else TRUE if holds else FALSE
 
 
 def _engine(source: str, parts: dict[str, Any]) -> int:
