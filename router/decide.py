@@ -73,7 +73,8 @@ def decide(facts: RequestFacts, state: State) -> Decision:
         for rule in _candidates(facts, state):
             holds, why = evaluator.ask(rule.when)
             if not holds:
-                notes.extend([("rule %r skipped: its condition %s", rule.name, why)] if why else [])
+                if why:
+                    notes.append(("rule %r skipped: its condition %s", rule.name, why))
                 continue
             if rule.refuse:
                 raise RoutingError(rule.refuse, reasons={}, hint=f"rule {rule.name!r} refuses this")
@@ -126,7 +127,8 @@ def _decision(
     names, propensity, explored = [t.name for t in order], 1.0, False
     if state.explore and len(names) > 1 and rule.name != "pinned" and not facts.private:
         names, propensity, explored = by_chance(names, state.explore, state.dice)
-        notes.extend([("%r first by chance", names[0])] if explored else [])
+        if explored:
+            notes.append(("%r first by chance", names[0]))
     return Decision(
         targets=tuple(names),
         rule=rule.name,

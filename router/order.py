@@ -75,8 +75,10 @@ def _objection(rule: Rule, target: TargetFacts, evaluator: Evaluator) -> str:
 
 
 def _filled(values: list[float]) -> list[float]:
-    known = [v for v in values if 0 < v < math.inf]
-    if not known or len(known) == len(values):
+    if 0.0 not in values:
+        return values
+    known = [v for v in values if 0.0 < v < math.inf]
+    if not known:
         return values
     mean = math.fsum(known) / len(known)
     return [v or mean for v in values]
