@@ -7,13 +7,15 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from foreshore.backend import Backend
 from foreshore.errors import BackendError, BadRequest, ContextExceeded, ForeshoreError, Truncated, UpstreamError
-from foreshore.quality.confidence import Confidence
 from foreshore.router.fallback import Attempt, Fallback, has_content
 from foreshore.types import Chunk, Request, TokenLogprob, Usage
+
+if TYPE_CHECKING:
+    from foreshore.quality.confidence import Confidence
 
 __all__ = ["Cascade", "LowConfidence"]
 
@@ -161,7 +163,11 @@ class _Judged:
 
 
 def _own(confidence: Confidence | Mapping[str, Confidence], target: str) -> Confidence:
-    return confidence if isinstance(confidence, Confidence) else confidence.get(target, Confidence.default())
+    if not isinstance(confidence, Mapping):
+        return confidence
+    from foreshore.quality.confidence import Confidence as Learnt
+
+    return confidence.get(target) or Learnt.default()
 
 
 def _says(chunk: Chunk) -> bool:

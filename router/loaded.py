@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from foreshore.backend import Backend
 from foreshore.config import Config
 from foreshore.errors import ConfigError
-from foreshore.quality.confidence import Confidence
-from foreshore.quality.variants import confidence_of
 from foreshore.router.cascade import Cascade
 from foreshore.router.choices import Choices
 from foreshore.router.constrain import Clearing, constrain
@@ -30,6 +28,7 @@ from foreshore.telemetry import logger
 from foreshore.types import Request
 
 if TYPE_CHECKING:
+    from foreshore.quality.confidence import Confidence
     from foreshore.quality.estimator import Estimator
 
 __all__ = ["Compiled", "Loaded", "Reading"]
@@ -145,6 +144,10 @@ class Loaded:
 
 def _confidence(config: Config, policy: Policy) -> Mapping[str, Confidence]:
     """What the local variants that a rule cascades over were measured to deserve."""
+    if all(rule.strategy != "cascade" for rule in policy.rules):
+        return {}
+    from foreshore.quality.variants import confidence_of  # a gateway that does not cascade needs no numpy
+
     asked = {name for rule in policy.rules if rule.strategy == "cascade" for name in rule.prefer}
     local = {name: config.targets[name].model for name in sorted(asked) if config.targets[name].local}
     found = {name: confidence_of(model) for name, model in local.items()}
