@@ -52,9 +52,10 @@ def facts_of(row: Mapping[str, Any]) -> RequestFacts:
     return changed(nothing, {f"request.{key}": value for key, value in row.items()}).request
 
 
-def situation_of_event(event: Mapping[str, Any], stage: Stage) -> Situation:
-    """The request's facts, the predictions made then, and the time; everything else as on an idle machine."""
-    facts = facts_of(event["facts"])
+def situation_of_event(event: Mapping[str, Any], stage: Stage, facts: RequestFacts | None = None) -> Situation:
+    """The request's facts, the predictions made then, and the time; everything else as on an idle machine. `facts`:
+    instead of the event's."""
+    facts = facts_of(event["facts"]) if facts is None else facts
     if event["rule"] == "pinned" and event["targets"]:
         facts = replace(facts, model=event["targets"][0])
     found = stage.situation_of(facts, now=clock(event["at"]) if "at" in event else ANY_TIME)

@@ -45,22 +45,25 @@ class Malformed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One request. `content`: whether what it says is known, so that each policy's own detectors can read it."""
+    """One request: its body, which each policy's own detectors read, or its `facts`, and what stands beside them."""
 
     id: str
     data: Mapping[str, Any]
-    content: bool
+    facts: RequestFacts | None = None  # None: `data` has a body
+
+    @property
+    def content(self) -> bool:
+        return self.facts is None
 
     def situation(self, stage: Stage) -> tuple[Situation, Request | None]:
         """As `stage` would find it. Raises `UsageError` for what no gateway could have been asked."""
-        if self.content:
+        if self.facts is None:
             tenant, headers = str(self.data.get("tenant", "default")), self.data.get("headers") or {}
             request, caller = asked(self.data["body"], stage.config, tenant=tenant, headers=headers)
             now = clock(self.data["at"]) if "at" in self.data else ANY_TIME
             return stage.situation(request, caller, now=now), request
         event = {"rule": "", "targets": (), "estimates": {}, **self.data}
-        event["facts"] = _plain(relabelled(facts_of(event["facts"]), stage.config))
-        return situation_of_event(event, stage), None
+        return situation_of_event(event, stage, relabelled(self.facts, stage.config)), None
 
 
 def relabelled(facts: RequestFacts, config: Config) -> RequestFacts:
@@ -93,16 +96,23 @@ def read_lines(path: Path) -> Iterator[Row | Malformed]:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror}") from error
 
 
-def read_ledger(path: Path) -> Iterator[Row]:
-    """Every event that was decided on. Raises `NotFound` or `UsageError`."""
+def read_ledger(path: Path) -> Iterator[Row | Malformed]:
+    """Every event that was decided on; the `line` of a malformed one is its number. Raises `NotFound` or `UsageError`."""
     if not path.is_file():
         raise NotFound(f"there is no ledger {str(path)!r}")
     try:
         for event in read_events(path):
             if event["targets"] or event["facts"].get("prompt_tokens"):
-                yield Row(id=event["decision_id"], data=event, content=False)
+                yield _event(event, str(path))
     except sqlite3.Error as error:
         raise UsageError(f"{str(path)!r} is no ledger: {error}") from error
+
+
+def _event(event: Mapping[str, Any], file: str) -> Row | Malformed:
+    try:
+        return Row(id=event["decision_id"], data=event, facts=facts_of(event["facts"]))
+    except UsageError as error:
+        return Malformed(file=file, line=event["id"], why=error.message)
 
 
 def _row(line: bytes, file: str, number: int) -> Row | Malformed:
@@ -118,14 +128,13 @@ def _row(line: bytes, file: str, number: int) -> Row | Malformed:
 def _read(data: Mapping[str, Any], name: str) -> Row:
     found, more = str(data.get("decision_id") or data.get("id") or name), _more(data)
     if isinstance(data.get("body"), Mapping):
-        return Row(id=found, data={**data, **more}, content=True)
+        return Row(id=found, data={**data, **more})
     if any(isinstance(data.get(key), (list, str)) for key in DOORS):
-        return Row(id=name, data={"body": data}, content=True)
+        return Row(id=name, data={"body": data})
     facts = data.get("facts", {k: v for k, v in data.items() if k not in BESIDE})
     if not isinstance(facts, Mapping) or not facts:
         raise UsageError("no facts and no body", hint="see docs/policy-checks.md")
-    facts_of(facts)  # which raises for a field that is none
-    return Row(id=found, data={**more, "facts": facts}, content=False)
+    return Row(id=found, data=more, facts=facts_of(facts))
 
 
 def _more(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,10 +149,6 @@ def _more(data: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(estimates, Mapping) or not all(isinstance(v, (int, float)) for v in estimates.values()):
             raise UsageError(f"estimates hold {estimates!r}", hint="they are numbers by target and name")
     return {name: data[name] for name in kinds if name in data}
-
-
-def _plain(facts: RequestFacts) -> dict[str, Any]:
-    return {name: getattr(facts, name) for name in facts.__slots__}
 
 
 def _skip(file: Any) -> None:
