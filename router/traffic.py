@@ -97,7 +97,7 @@ def read_lines(path: Path) -> Iterator[Row | Malformed]:
 
 
 def read_ledger(path: Path) -> Iterator[Row | Malformed]:
-    """Every event that was decided on; the `line` of a malformed one is its number. Raises `NotFound` or `UsageError`."""
+    """Every event that was decided on; a malformed one has its number as `line`. Raises `NotFound` or `UsageError`."""
     if not path.is_file():
         raise NotFound(f"there is no ledger {str(path)!r}")
     try:
