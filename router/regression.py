@@ -15,7 +15,6 @@ LEAST_SCALE, MOST_SCALE = 0.03, 1.0
 TINY_S = 1e-5  # no prediction is shorter
 KEEP = 1 - 1 / 300  # of what is known, from one outcome to the next: about the last 300 matter
 KEEP_CHANGED = 0.1  # of it, where the world changed
-SWEEPS = 2  # over the weights, after each outcome; they begin where the last ones ended
 
 
 class Regression:
@@ -72,10 +71,10 @@ class Regression:
             self._seen[i] = KEEP * self._seen[i] + feature * ratio
 
     def _solve(self) -> None:
+        """One sweep over the weights; they begin where the one after the last outcome left them."""
         weights = self.weights
-        for _ in range(SWEEPS):
-            for i, row in enumerate(self._square):
-                ridge, old = self._ridge[i], weights[i]
-                slope = self._seen[i] - sum(map(mul, row, weights)) + ridge * (self._first[i] - old)
-                new = old + slope / (row[i] + ridge)
-                weights[i] = new if new > 0.0 else 0.0
+        for i, row in enumerate(self._square):
+            ridge, old = self._ridge[i], weights[i]
+            slope = self._seen[i] - sum(map(mul, row, weights)) + ridge * (self._first[i] - old)
+            new = old + slope / (row[i] + ridge)
+            weights[i] = new if new > 0.0 else 0.0
