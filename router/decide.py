@@ -21,7 +21,7 @@ from foreshore.router.facts import (
 from foreshore.router.order import Note, ordered
 from foreshore.router.policy import ALWAYS, Policy, Rule, load_scene
 
-__all__ = ["Decision", "State", "by_chance", "chance", "decide"]
+__all__ = ["Decision", "Refused", "State", "by_chance", "chance", "decide"]
 
 AUTO = ("", "auto")
 
@@ -63,8 +63,16 @@ class Decision:
         return tuple(form % tuple(values) for form, *values in self.notes)
 
 
+class Refused(RoutingError):
+    """A rule answers with a message instead of a target."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__(rule.refuse, reasons={}, hint=f"rule {rule.name!r} refuses this")
+        self.rule = rule.name
+
+
 def decide(facts: RequestFacts, state: State) -> Decision:
-    """Raises `NotFound` for a model nobody serves; `RoutingError` or `BadRequest` where no target is left."""
+    """Raises `NotFound` for a model nobody serves, `Refused`, `RoutingError` or `BadRequest` where nobody is left."""
     known = {t.name: t for t in state.targets}
     notes: list[Note] = []
     named: set[str] = set()
@@ -77,7 +85,7 @@ def decide(facts: RequestFacts, state: State) -> Decision:
                     notes.append(("rule %r skipped: its condition %s", rule.name, why))
                 continue
             if rule.refuse:
-                raise RoutingError(rule.refuse, reasons={}, hint=f"rule {rule.name!r} refuses this")
+                raise Refused(rule)
             cleared = [known[name] for name in rule.prefer if name in state.clearing.allowed]
             if cleared:
                 notes.extend(_excluded(rule, state.clearing))

@@ -16,7 +16,7 @@ from foreshore.errors import DeadlineExceeded, ForeshoreError
 from foreshore.reliability.event import Event
 from foreshore.reliability.ledger import Ledger
 from foreshore.reliability.prompts import PROMPTS, Prompts
-from foreshore.router.decide import chance
+from foreshore.router.decide import Refused, chance
 from foreshore.router.exchange import Exchange, code_of, terminal_state
 from foreshore.router.factory import Factory
 from foreshore.router.facts import RequestFacts
@@ -140,6 +140,7 @@ class Router:
             error_code=code_of(error),
             task=facts.task,
             tenant=facts.tenant,
+            rule=error.rule if isinstance(error, Refused) else "",
             policy=self.loaded.digest,
             stream=facts.stream,
             facts=facts.logged(),

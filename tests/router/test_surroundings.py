@@ -200,7 +200,9 @@ def test_a_message_of_a_rule_that_refuses_reaches_the_caller(tmp_path: Path) -> 
         assert refused.status_code == 403
         assert refused.json()["error"]["message"].startswith("this session has ended")
         assert served.chat(headers={"x-foreshore-session": "s2"}).status_code == 200
-    assert "s1" not in str([e["facts"] for e in read_events(tmp_path / "l.sqlite")])
+    events = list(read_events(tmp_path / "l.sqlite"))
+    assert [(e["rule"], e["terminal_state"]) for e in events] == [("off", "policy_abort"), ("default", "complete")]
+    assert "s1" not in str([e["facts"] for e in events])
 
 
 def test_images_are_seen_by_rules(tmp_path: Path) -> None:
