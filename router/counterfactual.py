@@ -15,10 +15,11 @@ from typing import Any
 
 from foreshore.config import Config
 from foreshore.errors import UsageError
+from foreshore.router.lint_atoms import Slot
+from foreshore.router.lint_cells import ABSENT
 from foreshore.router.lint_fields import FIELDS
 from foreshore.router.lint_reach import Reach
-from foreshore.router.lint_terms import Slot, atoms_of, term_of
-from foreshore.router.lint_values import ABSENT
+from foreshore.router.lint_terms import atoms_of, term_of
 from foreshore.router.policy import Policy
 from foreshore.router.situation import Situation
 

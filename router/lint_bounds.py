@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from foreshore.router.lint_atoms import FALSE, TRUE, Atom
 from foreshore.router.lint_fields import FIELDS
 from foreshore.router.lint_syntax import Node
-from foreshore.router.lint_terms import FALSE, TRUE, Atom
 
 __all__ = ["Range", "bounded"]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from foreshore.router.lint_atoms import ERROR, FALSE, TRUE, Atom
 from foreshore.router.lint_finding import SHIPPED, Finding, in_words
 from foreshore.router.lint_reach import Reach
 from foreshore.router.lint_solve import Found, Nothing, solve
-from foreshore.router.lint_terms import ERROR, FALSE, TRUE, Atom, Term, among, atoms_of, both, term_of
+from foreshore.router.lint_terms import Term, among, atoms_of, both, term_of
 from foreshore.router.rules import Expression
 
 __all__ = ["conditions", "never"]

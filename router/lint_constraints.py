@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
+from foreshore.router.lint_atoms import FALSE, TRUE, Atom, Slot
 from foreshore.router.lint_finding import Finding, in_words
 from foreshore.router.lint_reach import Reach
 from foreshore.router.lint_situation import fixed_of, situation_of
 from foreshore.router.lint_solve import Found, solve
-from foreshore.router.lint_terms import FALSE, TRUE, Atom, Slot, Term, among, atoms_of, both, either, negated, term_of
+from foreshore.router.lint_terms import Term, among, atoms_of, both, either, negated, term_of
 from foreshore.router.lint_values import Values
 from foreshore.router.policy import Constraint
 from foreshore.router.situation import Situation

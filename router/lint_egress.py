@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from foreshore.errors import ConfigError
+from foreshore.router.lint_atoms import TRUE
 from foreshore.router.lint_finding import telling
 from foreshore.router.lint_reach import Reach
 from foreshore.router.lint_situation import situation_of
 from foreshore.router.lint_solve import Found, Nothing, Open, solve
-from foreshore.router.lint_terms import TRUE, Term, among, both, term_of
+from foreshore.router.lint_terms import Term, among, both, term_of
 from foreshore.router.lint_types import check_types
 from foreshore.router.lint_values import Values
 from foreshore.router.policy import load_scene

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from foreshore.router.lint_cells import ABSENT
 from foreshore.router.lint_reach import Reach
-from foreshore.router.lint_values import ABSENT, Values
+from foreshore.router.lint_values import Values
 
 __all__ = ["SHIPPED", "Code", "Finding", "in_words", "telling"]
 

@@ -14,8 +14,9 @@ from foreshore.config import Config
 from foreshore.router.decide import AUTO
 from foreshore.router.facts import NO_BUDGET, BudgetFacts
 from foreshore.router.label import PRIVATE_WORDS
+from foreshore.router.lint_atoms import ERROR, FALSE, TRUE, Slot
 from foreshore.router.lint_situation import fixed_of
-from foreshore.router.lint_terms import ERROR, FALSE, TRUE, Slot, Term, among, atoms_of, both, either, negated, term_of
+from foreshore.router.lint_terms import Term, among, atoms_of, both, either, negated, term_of
 from foreshore.router.lint_values import Domain
 from foreshore.router.policy import Constraint, Policy, Rule
 

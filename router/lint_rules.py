@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from foreshore.router.lint_atoms import TRUE
 from foreshore.router.lint_conditions import never
 from foreshore.router.lint_finding import SHIPPED, Finding
 from foreshore.router.lint_reach import Reach
 from foreshore.router.lint_solve import Nothing, solve
-from foreshore.router.lint_terms import TRUE, both, negated, term_of
+from foreshore.router.lint_terms import both, negated, term_of
 from foreshore.router.policy import Rule
 
 __all__ = ["rules", "targets"]

@@ -8,8 +8,9 @@ from typing import Any
 
 from foreshore.config import Config
 from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts
-from foreshore.router.lint_terms import HEADERS, Slot
-from foreshore.router.lint_values import ABSENT, Values
+from foreshore.router.lint_atoms import HEADERS, Slot
+from foreshore.router.lint_cells import ABSENT
+from foreshore.router.lint_values import Values
 from foreshore.router.situation import Situation
 from foreshore.router.target import describe
 

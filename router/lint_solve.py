@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import Any
 
+from foreshore.router.lint_atoms import ANY, ERROR, FALSE, HEADERS, TRUE, Atom, Slot
 from foreshore.router.lint_bounds import bounded
+from foreshore.router.lint_cells import ABSENT, Cell
 from foreshore.router.lint_examples import examples
-from foreshore.router.lint_terms import ANY, ERROR, FALSE, HEADERS, TRUE, Atom, Slot, Term, atoms_of
-from foreshore.router.lint_values import ABSENT, Cell, Domain, outcome
+from foreshore.router.lint_terms import Term, atoms_of
+from foreshore.router.lint_values import Domain, outcome
 
 __all__ = ["Found", "Nothing", "Open", "solve"]
 

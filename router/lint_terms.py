@@ -6,65 +6,15 @@ Outcomes are sets of bits, for what an atom can give where not everything about 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-import cel
-
-from foreshore.router.facts import PARTS
+from foreshore.router.lint_atoms import ANY, COMPARISONS, ERROR, FALSE, SAFE_CALLS, TRUE, Atom, atom_of, path_of
 from foreshore.router.lint_fields import FIELDS
-from foreshore.router.lint_syntax import Beyond, Node, parse, walk
+from foreshore.router.lint_syntax import Beyond, Node, parse
 
-__all__ = [
-    "ANY",
-    "ERROR",
-    "FALSE",
-    "TRUE",
-    "Atom",
-    "Slot",
-    "Term",
-    "among",
-    "atoms_of",
-    "both",
-    "either",
-    "negated",
-    "term_of",
-]
-
-TRUE, FALSE, ERROR = 1, 2, 4
-ANY = TRUE | FALSE | ERROR
-HEADERS = "request.headers"
-_SAFE_CALLS = frozenset(("contains", "startsWith", "endsWith", "matches", "size", "has", "exists", "all", "exists_one"))
-_COMPARISONS = frozenset(("==", "!=", "<", "<=", ">", ">=", "in"))
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One thing that can have a value: a field, or one header. `target`: whose, of a target's fields."""
-
-    path: str  # "request.tenant", "request.headers['x-team']"
-    target: str = ""
-
-    @property
-    def header(self) -> str:
-        """The header's name, "" for a field."""
-        return self.path[len(HEADERS) + 2 : -2] if self.path.startswith(HEADERS + "[") else ""
-
-    def __str__(self) -> str:
-        return f"{self.path} of {self.target!r}" if self.target else self.path
-
-
-@dataclass(frozen=True, slots=True)
-class Atom:
-    """The same text of the same target is the same atom, wherever it stands. `can`: the outcomes it may have where
-    nothing is known. `node` is None where nothing could be read."""
-
-    text: str
-    target: str  # "" where it looks at no target
-    slots: frozenset[Slot] = field(compare=False)
-    can: int = field(compare=False)
-    node: Node | None = field(compare=False)
+__all__ = ["Term", "among", "atoms_of", "both", "either", "negated", "term_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,24 +115,8 @@ class _Terms:
         return Term("atom", atom=self._atom(node))
 
     def _atom(self, node: Node) -> Atom:
-        text = _bare(self._source[node.start : node.end])
-        if text not in self._atoms:
-            slots = frozenset(_slots(node, self._target))
-            can = TRUE | FALSE if _safe(node) else ANY
-            target = self._target if any(slot.target for slot in slots) else ""
-            self._atoms[text] = Atom(text, target, slots, can, node)
-        return self._atoms[text]
-
-
-def _bare(text: str) -> str:
-    """Without parentheses around the whole: the same atom may stand with and without."""
-    while text[:1] == "(" and text[-1:] == ")":
-        try:
-            parse(text[1:-1])
-        except Beyond:
-            return text
-        text = text[1:-1].strip()
-    return text
+        atom = atom_of(node, self._source, self._target)
+        return self._atoms.setdefault(atom.text, atom)
 
 
 def _joined(sign: str, parts: Iterable[int]) -> int:
@@ -214,62 +148,12 @@ def _same(left: int, right: int) -> int:
 
 def _boolean(node: Node) -> bool:
     if node.kind == "binary":
-        return node.text in _COMPARISONS or node.text in ("&&", "||")
+        return node.text in COMPARISONS or node.text in ("&&", "||")
     if node.kind == "member":
-        found = FIELDS.get(_path(node))
+        found = FIELDS.get(path_of(node))
         return found is not None and found.type.name == "bool"
     if node.kind in ("call", "method"):
-        return node.text in _SAFE_CALLS and node.text != "size"
+        return node.text in SAFE_CALLS and node.text != "size"
     if node.kind == "ternary":
         return all(map(_boolean, node.parts))
     return (node.kind, node.text) == ("unary", "!") or node.text in ("true", "false")
-
-
-def _path(node: Node) -> str:
-    """ "request.tenant" for that field, "" for anything else."""
-    if node.kind == "member" and node.parts[0].kind == "name" and node.parts[0].text in PARTS:
-        return f"{node.parts[0].text}.{node.text}"
-    return ""
-
-
-def _slots(node: Node, target: str) -> Iterator[Slot]:
-    if name := _header(node):
-        yield Slot(f"{HEADERS}['{name}']")
-    elif path := _path(node):
-        yield Slot(path, target if path.startswith("target.") else "")
-    else:
-        for part in node.parts:
-            yield from _slots(part, target)
-
-
-def _header(node: Node) -> str:
-    """The one header that `node` looks at, by its name as written; "" where there is none or many."""
-    if node.kind == "member" and _path(node.parts[0]) == HEADERS:
-        return node.text
-    if node.kind == "index" and _path(node.parts[0]) == HEADERS:
-        return _text(node.parts[1])
-    if (node.kind, node.text) == ("binary", "in") and _path(node.parts[1]) == HEADERS:
-        return _text(node.parts[0])
-    return ""
-
-
-def _text(node: Node) -> str:
-    """The string that a literal stands for, "" for anything else."""
-    value = cel.evaluate(node.text, {}) if node.kind == "literal" else None
-    return value if isinstance(value, str) else ""
-
-
-def _safe(node: Node) -> bool:
-    """Whether it cannot fail, given that its types are right."""
-    for part in walk(node):
-        if part.kind in ("index", "map") or (part.kind == "call" and part.text not in ("size", "has")):
-            return False
-        if part.kind == "method" and part.text not in _SAFE_CALLS:
-            return False
-        if part.kind == "member" and not _path(part):
-            return False
-        if part.kind == "method" and part.text == "matches" and part.parts[1].kind != "literal":
-            return False
-        if part.kind == "binary" and part.text not in _COMPARISONS and part.text not in ("&&", "||"):
-            return False
-    return True

@@ -13,26 +13,26 @@ import cel
 
 from foreshore.router.facts import PARTS
 from foreshore.router.lint_fields import FIELDS, Type
+from foreshore.router.lint_signatures import (
+    BOOL,
+    COLLECTIONS,
+    DOUBLE,
+    DYN,
+    INT,
+    LITERALS,
+    MACROS,
+    MOMENT,
+    NUMBERS,
+    SIGNATURES,
+    SPAN,
+    STRING,
+    UINT,
+    comparable,
+    ordered,
+)
 from foreshore.router.lint_syntax import Beyond, Node, parse
 
 __all__ = ["Mistake", "check_types"]
-
-BOOL, STRING, BYTES, DYN = Type("bool"), Type("string"), Type("bytes"), Type("dyn")
-INT, UINT, DOUBLE = Type("int"), Type("uint"), Type("double")
-SPAN, MOMENT = Type("duration"), Type("timestamp")
-NUMBERS = (INT, UINT, DOUBLE)
-_LITERALS = {bool: BOOL, int: INT, float: DOUBLE, str: STRING, bytes: BYTES, type(None): Type("null")}
-_SIGNATURES: dict[str, tuple[tuple[Type, ...], Type]] = {
-    **dict.fromkeys(("contains", "startsWith", "endsWith", "matches"), ((STRING, STRING), BOOL)),
-    "duration": ((STRING,), SPAN),
-    "timestamp": ((STRING,), MOMENT),
-    **{name: ((DYN,), made) for name, made in (("int", INT), ("uint", UINT), ("double", DOUBLE), ("string", STRING))},
-    **{name: ((DYN,), made) for name, made in (("bytes", BYTES), ("bool", BOOL), ("type", Type("type")))},
-    **{f"get{name}": ((DYN,), INT) for name in ("FullYear", "Month", "Date", "DayOfMonth", "DayOfWeek", "DayOfYear")},
-    **{f"get{name}": ((DYN,), INT) for name in ("Hours", "Minutes", "Seconds", "Milliseconds")},
-}
-_MACROS = ("all", "exists", "exists_one", "filter", "map")
-_COLLECTIONS = ("list", "map")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class _Typing:
         if node.text[-1:] in "uU" and node.text[:1].isdigit():
             return UINT
         try:
-            return _LITERALS.get(type(cel.evaluate(node.text, {})), DYN)
+            return LITERALS.get(type(cel.evaluate(node.text, {})), DYN)
         except ValueError:  # the lowest integer, of which the sign stands before the literal
             return INT
 
@@ -140,7 +140,7 @@ class _Typing:
         return self._applied(node)
 
     def _method(self, node: Node) -> Type:
-        if node.text in _MACROS:
+        if node.text in MACROS:
             return self._macro(node)
         if node.text == "size":
             return self._size(node)
@@ -160,10 +160,10 @@ class _Typing:
 
     def _applied(self, node: Node) -> Type:
         made = [self.type_of(part) for part in node.parts]
-        if node.text not in _SIGNATURES:
-            known = [*_SIGNATURES, *_MACROS, "has", "size"]
+        if node.text not in SIGNATURES:
+            known = [*SIGNATURES, *MACROS, "has", "size"]
             return self.mistake(node, f"there is no function {node.text!r}{_near(node.text, known)}")
-        takes, gives = _SIGNATURES[node.text]
+        takes, gives = SIGNATURES[node.text]
         if len(made) != len(takes) or not all(a in (b, DYN) or b == DYN for a, b in zip(made, takes, strict=True)):
             wanted = " and ".join(f"{_a(t)}" for t in takes if t != DYN) or "one value"
             self.mistake(node, f"{node.text}() takes {wanted}, not {_of(made)}{_contains_hint(node, made)}")
@@ -179,7 +179,7 @@ class _Typing:
 
     def _macro(self, node: Node) -> Type:
         of = self.type_of(node.parts[0])
-        if of.name not in (*_COLLECTIONS, "dyn"):
+        if of.name not in (*COLLECTIONS, "dyn"):
             return self.mistake(node, f"{node.text}() goes over a list or a map, not {_a(of)}")
         most = 4 if node.text == "map" else 3
         if not 3 <= len(node.parts) <= most or node.parts[1].kind != "name":
@@ -210,24 +210,24 @@ class _Typing:
             return BOOL
         left, right = made
         if node.text in ("==", "!="):
-            if not _comparable(left, right):
+            if not comparable(left, right):
                 self.mistake(node, f"compares {_a(left)} with {_a(right)}: never equal")
             return BOOL
         if node.text == "in":
             return self._in(node, left, right)
         if node.text in ("<", "<=", ">", ">="):
-            if not _ordered(left, right):
+            if not ordered(left, right):
                 self.mistake(node, f"{_a(left)} and {_a(right)} have no order")
             return BOOL
         return self._arithmetic(node, left, right)
 
     def _in(self, node: Node, left: Type, right: Type) -> Type:
-        if right.name not in (*_COLLECTIONS, "dyn"):
+        if right.name not in (*COLLECTIONS, "dyn"):
             hint = "; write .contains()" if right == STRING else ""
             self.mistake(node, f"'in' looks into a list or a map, not {_a(right)}{hint}")
             return BOOL
         item = STRING if right.name == "map" else right.item or DYN
-        if not _comparable(left, item):
+        if not comparable(left, item):
             self.mistake(node, f"looks for {_a(left)} among {item}s: never there")
         return BOOL
 
@@ -264,20 +264,6 @@ class _Typing:
             self.mistake(node, f"{what} a bool, and this is {_a(made)}{_bool_hint(made)}")
 
 
-def _comparable(left: Type, right: Type) -> bool:
-    if DYN in (left, right) or left == right or (left in NUMBERS and right in NUMBERS):
-        return True
-    if left.name == right.name and left.name in _COLLECTIONS:
-        return _comparable(left.item or DYN, right.item or DYN)
-    return False
-
-
-def _ordered(left: Type, right: Type) -> bool:
-    if DYN in (left, right) or (left in NUMBERS and right in NUMBERS):
-        return True
-    return left == right and left.name in ("bool", "string", "bytes", "duration", "timestamp")
-
-
 def _a(made: Type) -> str:
     return f"{'an' if made.name == 'int' else 'a'} {made}"
 
@@ -291,7 +277,7 @@ def _bool_hint(made: Type) -> str:
 
 
 def _contains_hint(node: Node, made: Sequence[Type]) -> str:
-    return "; write 'x' in ..." if node.text == "contains" and made and made[0].name in _COLLECTIONS else ""
+    return "; write 'x' in ..." if node.text == "contains" and made and made[0].name in COLLECTIONS else ""
 
 
 def _near(word: str, known: Sequence[str]) -> str:
