@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from foreshore.cli.known_labels import known_labels
+from foreshore.cli.route_train import train
 from foreshore.errors import NotFound
-from foreshore.quality import Label
+from foreshore.quality import Estimator, Label
 from foreshore.quantize import build
 from foreshore.reliability.event import Event
 from foreshore.reliability.feedback import give
@@ -48,3 +51,19 @@ def test_what_was_not_measured_is_refused(tmp_path: Path, tiny: Path, monkeypatc
     with pytest.raises(NotFound, match="no ledger"):
         list(known_labels(ledger=tmp_path / "none.sqlite"))
     assert list(known_labels()) == []
+
+
+def test_an_estimator_is_trained_from_the_store(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORESHORE_HOME", str(tmp_path))
+    (variant,) = build(tiny, None, "tiny")
+    known = {"kind": "all", "confidence": None, "answer": ""}
+    rows = [{"prompt": f"{'sort' if n % 2 else 'prove'} this {n}", "correct": bool(n % 2), **known} for n in range(90)]
+    (Store().folder(variant) / LABELS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    app, out = typer.Typer(), tmp_path / "estimator.bin"
+    app.command()(train)
+    done = CliRunner().invoke(app, ["--store", variant.ref, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    found = Estimator.load(out)
+    assert found.predict("sort this 500")[variant.ref] > 0.7 > found.predict("prove this 500")[variant.ref]
+    nothing = CliRunner().invoke(app, ["--out", str(out)])
+    assert (nothing.exit_code, "nothing to learn from" in nothing.output) == (2, True)

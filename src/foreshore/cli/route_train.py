@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from foreshore.cli.console import err, exit_on_error, out, print_json
+from foreshore.cli.known_labels import known_labels
 from foreshore.cli.lineage import between
 from foreshore.errors import UsageError
 
@@ -24,8 +25,16 @@ SHOWN = 10  # bad lines
 
 
 def train(
-    data: Annotated[list[Path], typer.Option(help="Labels as .jsonl or .csv, also .gz. May be given several times.")],
     to: Annotated[Path, typer.Option("--out", help="The estimator's file, for quality.estimator in the config.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Labels as .jsonl or .csv, also .gz. May be given several times.")
+    ] = None,
+    store: Annotated[
+        list[str] | None, typer.Option(help="NAME:VARIANT: what it answered when it was measured on tasks.")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="A gateway's ledger: feedback on prompts that learning.remember kept.")
+    ] = None,
     name: Annotated[
         list[str] | None, typer.Option(help="What a target of the data is called in your config, as in weak=card.")
     ] = None,
@@ -51,7 +60,12 @@ def train(
         from foreshore.quality.labels import split
         from foreshore.quality.report import judge
 
-        learnt, held = split(_read(data, _names(name or []), skip_bad), holdout)
+        if not (data or store or ledger):
+            raise UsageError(
+                "there is nothing to learn from", hint="give --data FILE, --store NAME:VARIANT or --ledger"
+            )
+        read = _read(data, _names(name or []), skip_bad) if data else []
+        learnt, held = split([*read, *known_labels(store or (), ledger)], holdout)
         with err.status("reading") as status:
             estimator = training.train(learnt, answers=answers, progress=status.update)
             status.update("judging")
