@@ -21,7 +21,6 @@ from foreshore.router.forecast import Work
 from foreshore.router.label import Caller
 from foreshore.router.router import Router
 from foreshore.router.target import Ask
-from foreshore.types import Usage
 
 __all__ = ["Sample", "cloud", "live"]
 
@@ -56,7 +55,6 @@ class Sample:
     total: tuple[float, ...]
     work: Work
     tokens: int
-    cached_share: float  # of the prompt, that the backend did not compute
 
 
 @contextmanager
@@ -102,7 +100,7 @@ async def _sample(router: Router, piece: Piece) -> Sample:
     exchange = await router.open(piece.request, Caller(tenant=piece.tenant, stream=True))
     target = router.loaded.targets[piece.target]  # nothing has run since the decision: it finds what that one found
     work, forecast = target.work(Ask.of(exchange.facts)), target.forecast(exchange.facts)
-    first, usage = await _read(exchange)
+    first, tokens = await _read(exchange)
     ended = time.monotonic()
     return Sample(
         phase=piece.phase,
@@ -115,16 +113,15 @@ async def _sample(router: Router, piece: Piece) -> Sample:
         ttft=tuple(forecast.ttft.quantile(level) for level in LEVELS),
         total=tuple(forecast.total.quantile(level) for level in LEVELS),
         work=work,
-        tokens=usage.completion_tokens,
-        cached_share=usage.cached_tokens / max(1, usage.prompt_tokens),
+        tokens=tokens,
     )
 
 
-async def _read(exchange: Exchange) -> tuple[float, Usage]:
-    """When the first content came, and what the answer used."""
-    first, usage = 0.0, Usage(prompt_tokens=0, completion_tokens=0)
+async def _read(exchange: Exchange) -> tuple[float, int]:
+    """When the first content came, and how many tokens the answer has."""
+    first, tokens = 0.0, 0
     async with aclosing(exchange.stream()) as chunks:
         async for chunk in chunks:
             first = first or time.monotonic()
-            usage = chunk.usage or usage
-    return first, usage
+            tokens = chunk.usage.completion_tokens if chunk.usage is not None else tokens
+    return first, tokens

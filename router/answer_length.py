@@ -1,20 +1,19 @@
-"""How long answers are, and how much of a prompt was there already: learned by kind of request and by tenant."""
+"""How long answers are: learned by kind of request and by tenant."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-__all__ = ["AnswerLengths", "CachedShares", "Length"]
+from foreshore.router.recent import MOST, Recent
+
+__all__ = ["AnswerLengths", "Length"]
 
 FIRST_TOKENS, FIRST_VARIANCE = 96.0, 1.0  # of an answer and of its logarithm, until some were seen
 BORROWED = 6.0  # outcomes that the more general cell counts for
 MEMORY = 60.0  # outcomes that matter
-KINDS = 512  # cells that are kept; the one unused for longest goes
 MOST_TOKENS = 1e7
-Cell = TypeVar("Cell")
 TENTH = 1.2816  # deviations from the median of a normal distribution to its 10th and 90th percentiles
 
 
@@ -57,7 +56,7 @@ class AnswerLengths:
 
     def __init__(self) -> None:
         self._all = _Cell()
-        self._cells: OrderedDict[tuple[str, str], _Cell] = OrderedDict()
+        self._cells: Recent[_Cell] = Recent(_Cell)
         self._expected: dict[tuple[str, str, int], Length] = {}  # until the next answer
 
     @property
@@ -67,13 +66,13 @@ class AnswerLengths:
     def expect(self, route: str, tenant: str, max_tokens: int = 0) -> Length:
         found = self._expected.get((route, tenant, max_tokens))
         if found is None:
-            if len(self._expected) > KINDS:
+            if len(self._expected) > MOST:
                 self._expected.clear()
             found = self._expected[route, tenant, max_tokens] = self._mixed(route, tenant).at_most(max_tokens)
         return found
 
     def _mixed(self, route: str, tenant: str) -> Length:
-        whole, kind, own = self._all, self._cells.get((route, "")), self._cells.get((route, tenant))
+        whole, kind, own = self._all, self._cells.get(route, ""), self._cells.get(route, tenant)
         log, variance, mean = whole.log, whole.variance, whole.mean
         for cell in (kind, own):
             if cell is not None:
@@ -92,45 +91,8 @@ class AnswerLengths:
         log = math.log(tokens)
         if cut:
             log += expected.spread * _beyond((log - math.log(expected.median)) / max(expected.spread, 0.1))
-        for cell in (self._all, self._cell((route, "")), self._cell((route, tenant))):
+        for cell in (self._all, self._cells.use(route, ""), self._cells.use(route, tenant)):
             cell.learn(log, math.exp(log), whole=not cut)
-
-    def _cell(self, key: tuple[str, str]) -> _Cell:
-        return _kept(self._cells, key, _Cell)
-
-
-class CachedShares:
-    """What share of a prompt's tokens need not be computed, as far as backends said, by route and tenant."""
-
-    def __init__(self) -> None:
-        self._shares: OrderedDict[tuple[str, str], _Share] = OrderedDict()
-
-    def expect(self, route: str, tenant: str) -> float:
-        found = self._shares.get((route, tenant))
-        return 0.0 if found is None else found.value * found.count / (found.count + 1.0)
-
-    def learn(self, route: str, tenant: str, share: float) -> None:
-        cell = _kept(self._shares, (route, tenant), _Share)
-        cell.count = min(20.0, cell.count + 1.0)
-        cell.value += (min(1.0, max(0.0, share)) - cell.value) / cell.count
-
-
-@dataclass(slots=True)
-class _Share:
-    count: float = 0.0
-    value: float = 0.0
-
-
-def _kept(cells: OrderedDict[tuple[str, str], Cell], key: tuple[str, str], make: type[Cell]) -> Cell:
-    """The cell of `key`, made if it is not there, now the last to go."""
-    found = cells.get(key)
-    if found is None:
-        found = cells[key] = make()
-        if len(cells) > KINDS:
-            cells.popitem(last=False)
-    else:
-        cells.move_to_end(key)
-    return found
 
 
 def _beyond(place: float) -> float:

@@ -68,16 +68,18 @@ class FirstToken:
     def predict(self, work: Work) -> tuple[float, float]:
         """Seconds, and the standard deviation of their logarithm."""
         crowd = _crowd(work)
-        return self._models[crowd].predict(self._costs(work, work.cached_tokens)), self._spreads[crowd].value
+        return self._models[crowd].predict(self._costs(work, work.prompt_tokens - work.cached_tokens)), self._spreads[
+            crowd
+        ].value
 
-    def learn(self, work: Work, ttft_s: float, *, error: float, cached_tokens: float) -> bool:
+    def learn(self, work: Work, ttft_s: float, *, error: float, fresh_tokens: int) -> bool:
         """`error` is the logarithm of the outcome over what was predicted. Whether the world has changed."""
         crowd = _crowd(work)
         self._spreads[crowd].learn(error)
         self._own(crowd)
         model = self._models[crowd]
         scale = model.scale
-        residual = model.learn(self._costs(work, cached_tokens), ttft_s)
+        residual = model.learn(self._costs(work, fresh_tokens), ttft_s)
         self._lately.append(residual)
         if not self._drift.learn(residual / scale):
             return False
@@ -96,10 +98,8 @@ class FirstToken:
         for other in set(range(CROWDS)) - set(self._learned):
             self._models[other] = self._models[min(self._learned, key=lambda n: abs(n - other))]
 
-    def _costs(self, work: Work, cached_tokens: float) -> tuple[float, ...]:
-        fresh = work.prompt_tokens - cached_tokens
-        if fresh < 1.0:
-            fresh = 1.0
+    def _costs(self, work: Work, fresh: int) -> tuple[float, ...]:
+        fresh = fresh if fresh > 1 else 1
         ahead, others, running, waiting = work.waiting_tokens, work.rival_tokens, work.running, work.waiting
         own = ahead - others
         fair = own + min(others, own + fresh)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from foreshore.router.answer_length import AnswerLengths, CachedShares
+from foreshore.router.answer_length import AnswerLengths
 from foreshore.router.first_token import FirstToken
+from foreshore.router.prompt_tokens import PromptTokens
 from foreshore.router.quantiles import Distribution, Quantiles
 from foreshore.router.regression import Regression
 from foreshore.router.work import Speeds, Work
@@ -59,7 +60,7 @@ class Forecaster:
     def __init__(self, speeds: Speeds | None = None, *, slots: int = 0) -> None:
         self.outcomes = 0
         self.lengths = AnswerLengths()
-        self.shares = CachedShares()
+        self.prompts = PromptTokens()
         self._ttft_quantiles, self._total_quantiles = Quantiles(), Quantiles()
         self._begin(speeds or Speeds(), slots)
 
@@ -116,11 +117,11 @@ class Forecaster:
         ttft_s: float,
         total_s: float,
         output_tokens: int,
-        cached_share: float | None = None,
+        fresh_tokens: int | None = None,
         cut: bool = False,
     ) -> None:
-        """A whole answer came. `cached_share` of its prompt was not computed, where the backend says so; `cut`: it
-        ended at the caller's limit. Times that are no positive finite numbers, as of a clock that jumped, are ignored.
+        """A whole answer came. `fresh_tokens` of its prompt were computed, where the backend says so; `cut`: it ended
+        at the caller's limit. Times that are no positive finite numbers, as of a clock that jumped, are ignored.
         """
         if not (0.0 < ttft_s < LONGEST_S and 0.0 < total_s < LONGEST_S):
             return
@@ -128,8 +129,6 @@ class Forecaster:
         total_s = max(total_s, ttft_s)
         forecast = self.predict(work)
         self.lengths.learn(work.route, work.tenant, output_tokens, cut=cut)
-        if cached_share is not None:
-            self.shares.learn(work.route, work.tenant, cached_share)
         if not work.loaded:
             self._load_s += 0.5 * (max(0.0, ttft_s - forecast.ttft_s + self._load_s) - self._load_s)
             return
@@ -141,8 +140,8 @@ class Forecaster:
         if output_tokens > 1 and total_s > ttft_s:
             self._decode = self._decode or _decode((total_s - ttft_s) / (output_tokens - 1))
             self._decode.learn(_decode_costs(work, output_tokens), total_s - ttft_s)
-        cached = work.cached_tokens if cached_share is None else work.prompt_tokens * cached_share
-        if self._first.learn(work, ttft_s, error=forecast.ttft.error(ttft_s), cached_tokens=cached):
+        fresh = work.prompt_tokens - work.cached_tokens if fresh_tokens is None else fresh_tokens
+        if self._first.learn(work, ttft_s, error=forecast.ttft.error(ttft_s), fresh_tokens=fresh):
             self._ttft_quantiles.hurry()
             self._total_quantiles.hurry()
 

@@ -28,14 +28,21 @@ class Meter:
         if usage is not None:
             self.answer_tokens = _mean(self.answer_tokens, float(usage.completion_tokens))
 
-    def learn(self, work: Work, usage: Usage | None, *, ttft_s: float, total_s: float, cut: bool) -> None:
-        """Of the same answer, from when it was asked for, waiting included; `cut`: its limit ended it."""
+    def learn(
+        self, work: Work, estimate: int, usage: Usage | None, *, ttft_s: float, total_s: float, cut: bool
+    ) -> None:
+        """Of the same answer, from when it was asked for, waiting included. `estimate` is what its prompt was taken
+        for; `cut`: its limit ended it."""
+        fresh = None
+        if usage is not None and usage.prompt_tokens > 0:
+            fresh = max(0, usage.prompt_tokens - usage.cached_tokens)
+            self.forecaster.prompts.learn(work.route, work.tenant, estimate, usage.prompt_tokens, usage.cached_tokens)
         self.forecaster.learn(
             work,
             ttft_s=ttft_s,
             total_s=total_s,
             output_tokens=usage.completion_tokens if usage else 0,
-            cached_share=_cached(usage),
+            fresh_tokens=fresh,
             cut=cut,
         )
 
@@ -44,9 +51,3 @@ def _mean(old: float, new: float) -> float:
     if not 0 < new < float("inf"):
         return old
     return new if old == 0 else old + WEIGHT * (new - old)
-
-
-def _cached(usage: Usage | None) -> float | None:
-    if usage is None or usage.prompt_tokens <= 0:
-        return None
-    return usage.cached_tokens / usage.prompt_tokens

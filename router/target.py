@@ -139,7 +139,7 @@ class Target:
             wait = self.breaker.retry_after or 1.0
             raise Unavailable(f"target {self.name!r} failed lately and rests", target=self.name, retry_after=wait)
         self.meter.forecaster.slots = _number_of(self.backend, "slots")
-        watch = _Watch(self, self.work(ask), limit=request.sampling.max_tokens)
+        watch = _Watch(self, ask, limit=request.sampling.max_tokens)
         self.in_flight += 1
         self.hold()
         verdict = self.breaker.release
@@ -187,11 +187,11 @@ class Target:
 
     def work(self, ask: Ask) -> Work:
         """What `ask` would find here now."""
-        cached = self.meter.forecaster.shares.expect(ask.route, ask.tenant)
+        tokens, cached = self.meter.forecaster.prompts.expect(ask.route, ask.tenant, ask.prompt_tokens)
         ahead = sum(self._unheard_tokens.values())
         return Work(
-            prompt_tokens=ask.prompt_tokens,
-            cached_tokens=int(ask.prompt_tokens * cached),
+            prompt_tokens=tokens,
+            cached_tokens=cached,
             waiting_tokens=ahead,
             rival_tokens=ahead - self._unheard_tokens.get(ask.tenant, 0),
             running=self.in_flight - self._unheard,
@@ -282,12 +282,12 @@ def _place(spec: TargetConfig) -> tuple[Any, ...]:
 class _Watch:
     """One answer's clock: from asking, on time.monotonic."""
 
-    __slots__ = ("_begun", "_first", "_limit", "_target", "_tokens", "_work")
+    __slots__ = ("_ask", "_begun", "_first", "_limit", "_target", "_tokens", "_work")
 
-    def __init__(self, target: Target, work: Work, *, limit: int | None) -> None:
-        self._target, self._work, self._limit = target, work, limit
+    def __init__(self, target: Target, ask: Ask, *, limit: int | None) -> None:
+        self._target, self._ask, self._work, self._limit = target, ask, target.work(ask), limit
         self._begun, self._first = time.monotonic(), 0.0
-        self._tokens = max(1, work.prompt_tokens - work.cached_tokens)
+        self._tokens = max(1, self._work.prompt_tokens - self._work.cached_tokens)
         self._count(1)
 
     def see(self, chunk: Chunk) -> None:
@@ -317,7 +317,8 @@ class _Watch:
         decode_s = chunk.timings.decode_s if chunk.timings is not None else now - self._first
         cut = chunk.finish_reason == "length" and self._limit is not None
         ttft_s = self._first - self._begun
-        self._target.meter.learn(self._work, chunk.usage, ttft_s=ttft_s, total_s=ttft_s + decode_s, cut=cut)
+        total_s, estimate = ttft_s + decode_s, self._ask.prompt_tokens
+        self._target.meter.learn(self._work, estimate, chunk.usage, ttft_s=ttft_s, total_s=total_s, cut=cut)
 
 
 async def _timed(chunks: AsyncIterator[Chunk]) -> AsyncGenerator[Chunk, None]:

@@ -17,7 +17,7 @@ from tests.project.benchmark_command import check_refused, run
 
 ANSWER = Sample(
     phase="alone", target="edge", tenant="desk", sent=0.0, ended=1.0, ttft_s=0.1, total_s=1.0, ttft=(0.05, 0.11, 0.2),
-    total=(0.5, 1.2, 2.0), work=Work(prompt_tokens=100), tokens=10, cached_share=0.0,
+    total=(0.5, 1.2, 2.0), work=Work(prompt_tokens=100), tokens=10,
 )  # fmt: skip
 
 

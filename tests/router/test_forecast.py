@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreshore.router.forecast import Forecast, Forecaster, Speeds, Work
+from foreshore.router.prompt_tokens import PromptTokens
 from foreshore.router.quantiles import LEVELS, Distribution, Quantiles
 
 OUTCOMES, WARM_UP = 1500, 100
@@ -218,16 +219,38 @@ def test_an_answer_that_was_cut_says_only_that_it_is_longer() -> None:
     assert total_s(cut, "r", "a") > 1.2 * total_s(whole, "r", "a")
 
 
-def test_cached_prompts_are_expected_where_they_were_seen() -> None:
-    forecaster = Forecaster()
+def test_prompts_come_to_what_they_came_to_before() -> None:
+    """Three tokens for two that were estimated, one in ten cached; a tenant whose prompts begin alike; a new one."""
+    prompts = PromptTokens()
+    assert prompts.expect("chat", "a", 100) == (100, 0)
     for _ in range(20):
-        for route, share in (("talk", 0.9), ("new", 0.0)):
-            work = Work(prompt_tokens=1000, route=route)
-            ttft_s = 0.01 + 1.0 - share
-            forecaster.learn(work, ttft_s=ttft_s, total_s=ttft_s, output_tokens=1, cached_share=share)
-    assert forecaster.shares.expect("talk", "") == pytest.approx(0.9, abs=0.06)
-    assert forecaster.shares.expect("new", "") == 0.0
-    assert forecaster.shares.expect("unheard of", "") == 0.0
+        prompts.learn("chat", "a", 100, 150, 15)
+        prompts.learn("chat", "b", 100, 150, 135)
+    tokens, cached = prompts.expect("chat", "a", 1000)
+    assert (tokens, cached) == (1500, pytest.approx(150, rel=0.1))
+    assert prompts.expect("chat", "b", 1000) == (1500, pytest.approx(1350, rel=0.1))
+    assert prompts.expect("chat", "new", 1000) == (1500, 0)
+
+
+@given(st.lists(st.tuples(st.integers(-9, 1 << 40), st.integers(-9, 1 << 40), st.integers(-9, 1 << 40)), max_size=30))
+def test_no_usage_makes_a_prompt_absurd(learned: list[tuple[int, int, int]]) -> None:
+    prompts = PromptTokens()
+    for estimate, tokens, cached in learned:
+        prompts.learn("r", "t", estimate, tokens, cached)
+    tokens, cached = prompts.expect("r", "t", 1000)
+    assert 0 <= cached <= tokens
+    assert 45 <= tokens <= 22_000
+
+
+def test_computed_tokens_count_not_those_expected() -> None:
+    """A cache that helps now and then does not make tokens cheap."""
+    forecaster = Forecaster()
+    for i in range(200):
+        fresh = 1000 if i % 2 else 100
+        ttft_s = 0.01 + fresh / 1000
+        work = Work(prompt_tokens=1000, cached_tokens=450)
+        forecaster.learn(work, ttft_s=ttft_s, total_s=ttft_s, output_tokens=1, fresh_tokens=fresh)
+    assert forecaster.predict(Work(prompt_tokens=2000)).ttft.quantile(0.98) > 1.9
 
 
 # --- nothing breaks it ---
@@ -289,7 +312,8 @@ def test_memory_does_not_grow_with_tenants() -> None:
     forecaster, sizes = Forecaster(), list[int]()
     for i in range(3000):
         work = Work(prompt_tokens=10, route=f"route-{i % 7}", tenant=f"tenant-{i:06}")
-        forecaster.learn(work, ttft_s=0.1, total_s=0.2, output_tokens=5, cached_share=0.5)
+        forecaster.learn(work, ttft_s=0.1, total_s=0.2, output_tokens=5)
+        forecaster.prompts.learn(work.route, work.tenant, 10, 12, 3)
         forecaster.predict(work)
         if i in (1500, 2999):
             sizes.append(len(pickle.dumps(forecaster)))

@@ -200,6 +200,12 @@ def test_what_a_cache_has_is_not_computed_again() -> None:
     assert cold.work(Ask.of(facts)).cached_tokens == 0
 
 
+def test_estimates_are_put_right_by_what_prompts_came_to() -> None:
+    target = made(ended(10))  # each of 100 tokens
+    asyncio.run(ask(target, replace(ASKED, prompt_tokens=50), times=20))
+    assert target.work(Ask.of(replace(ASKED, prompt_tokens=50))).prompt_tokens == 100
+
+
 def test_a_successor_at_the_same_place_goes_on_with_what_was_learned() -> None:
     old = made(ended(40))
     asyncio.run(ask(old, times=5))
