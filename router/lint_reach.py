@@ -6,6 +6,7 @@ answer, in whatever order, by whatever strategy, healthy or not, by chance or no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import cached_property
@@ -39,7 +40,9 @@ class Reach:
         fixed = {slot: value for name in self.config.targets for slot, value in fixed_of(name, self.config).items()}
         if not self.config.budgets:
             fixed |= {Slot(f"budget.{f.name}"): getattr(NO_BUDGET, f.name) for f in fields(BudgetFacts)}
-        return Domain(self.config, fixed)
+        # Each answer has tokens, so one that is paid for by the token never costs nothing.
+        paid = [name for name, spec in self.config.targets.items() if spec.price.output]
+        return Domain(self.config, fixed, {Slot("target.cost", name): math.nextafter(0.0, 1.0) for name in paid})
 
     @cached_property
     def possible(self) -> Term:

@@ -7,6 +7,7 @@ into those constants and one other. What an atom asks beyond that is not settled
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -27,14 +28,15 @@ Values = Mapping[Slot, Any]
 
 
 class Domain:
-    """What `config` lets each slot be. `fixed`: what is certain of a slot, such as the name of a target."""
+    """What `config` lets each slot be. `fixed`: what is certain of a slot, such as the name of a target; `least`: what
+    its number is at least, where that is more than of others."""
 
-    def __init__(self, config: Config, fixed: Values | None = None) -> None:
-        self._config, self.fixed = config, dict(fixed or {})
+    def __init__(self, config: Config, fixed: Values, least: Mapping[Slot, float]) -> None:
+        self._config, self.fixed, self._least = config, dict(fixed), least
         self._distinct: dict[tuple[Slot, tuple[Atom, ...]], tuple[Cell, ...]] = {}
 
     def with_(self, fixed: Values) -> Domain:
-        return Domain(self._config, {**self.fixed, **fixed})
+        return Domain(self._config, {**self.fixed, **fixed}, self._least)
 
     def default(self, slot: Slot) -> Any:
         """What a slot is where nothing asks more of it."""
@@ -61,7 +63,8 @@ class Domain:
         if whole:
             return tuple(map(Cell, sorted(whole, key=lambda v: v != self.default(slot))))
         if field.type.name in ("int", "double"):
-            return number_cells(field, constants, self.default(slot))
+            low = self._least.get(slot, field.low)
+            return number_cells(replace(field, low=low), constants, self.default(slot))
         return string_cells(field, constants, self.default(slot))
 
     def distinct(self, slot: Slot, atoms: tuple[Atom, ...]) -> tuple[Cell, ...]:

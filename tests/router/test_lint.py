@@ -207,6 +207,13 @@ rules:
     assert "nothing is proved" in told
 
 
+def test_where_every_target_is_here_nothing_can_leave(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text("targets: {edge: {kind: local, model: small}}")
+    done = CliRunner().invoke(app, ["route", "lint", "-c", str(tmp_path / "f.yaml"), "--no-egress", "true"])
+    assert done.exit_code == 0
+    assert "proved  true never leaves: every target is on this machine" in done.stdout
+
+
 def test_warnings_fail_only_where_asked(tmp_path: Path) -> None:
     assert run(tmp_path, "default: [edge, cloud]")[0] == 0
     assert run(tmp_path, "default: [edge, cloud]", "--strict")[0] == 1

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from foreshore.config import Config, Constraint, Price, Privacy, Rule, TargetConfig, Tenant
+from foreshore.config import Budget, Config, Constraint, Price, Privacy, Rule, TargetConfig, Tenant
 from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts
 from foreshore.router.lint_atoms import ERROR, FALSE, TRUE, Atom, Slot
 from foreshore.router.lint_egress import prove
@@ -126,7 +126,7 @@ def _situation(config: Config, dice: random.Random) -> Situation:
             waiting=dice.choice((0, 1)),
             total_s=dice.choice((0.0, 5.0, 90.0)),
             healthy=dice.random() < 0.8,
-            cost=dice.choice((0.0, 0.5, 1.0)) if name == "cloud" else 0.0,
+            cost=dice.choice((0.1, 0.5, 1.0)) if name == "cloud" else 0.0,
         )
         for name, spec in config.targets.items()
     ]
@@ -272,6 +272,18 @@ def test_a_kind_of_request_is_kept_in_sent_out_or_undecided(kind: str, verdict: 
 def test_sums_are_bounded_by_the_ranges_in_them(when: str, kind: str, verdict: str) -> None:
     config = Config(targets=TARGETS, constraints=(Constraint(name="c", when=when, require="target.local"),))
     assert prove(Reach(config, Policy(config)), kind).verdict == verdict
+
+
+def test_what_is_paid_by_the_token_never_costs_nothing() -> None:
+    spent = Constraint(name="spent", require="target.cost == 0.0 || budget.left > 0.0")
+    budgets = (Budget(tenant="default", dollars=5),)
+    paid = {name: TARGETS[name] for name in ("edge", "cloud")}
+    config = Config(targets=paid, constraints=(spent,), budgets=budgets)
+    assert prove(Reach(config, Policy(config)), "budget.left <= 0.0").verdict == "proved"
+    config = Config(targets={**paid, "claude": TARGETS["claude"]}, constraints=(spent,), budgets=budgets)
+    found = prove(Reach(config, Policy(config)), "budget.left <= 0.0")  # which has no price
+    assert found.witness is not None
+    assert found.witness.target == "claude"
 
 
 def test_a_pin_is_a_way_out_that_rules_do_not_close() -> None:

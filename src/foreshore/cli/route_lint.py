@@ -91,10 +91,11 @@ def _show(report: Report) -> None:
 
 
 def _show_egress(egress: Egress) -> None:
-    kind, away = escape(egress.property), escape(", ".join(egress.targets) or "a target elsewhere: there is none")
-    if egress.verdict == "proved":
-        by = ", ".join(sorted(set(egress.by.values()))) or "no target elsewhere"
-        out.print(f"[green]proved[/]  {kind} never reaches {away} ({by})")
+    kind, away = escape(egress.property), escape(", ".join(egress.targets))
+    if not egress.targets:
+        out.print(f"[green]proved[/]  {kind} never leaves: every target is on this machine")
+    elif egress.verdict == "proved":
+        out.print(f"[green]proved[/]  {kind} never reaches {away} ({', '.join(sorted(set(egress.by.values())))})")
     elif egress.verdict == "not proved":
         out.print(f"[yellow]not proved[/] that {kind} never reaches {away}; in the way:")
         for text in egress.because:
