@@ -59,10 +59,6 @@ class AnswerLengths:
         self._cells: Recent[_Cell] = Recent(_Cell)
         self._expected: dict[tuple[str, str, int], Length] = {}  # until the next answer
 
-    @property
-    def seen(self) -> bool:
-        return self._all.count > 0
-
     def expect(self, route: str, tenant: str, max_tokens: int = 0) -> Length:
         found = self._expected.get((route, tenant, max_tokens))
         if found is None:

@@ -68,9 +68,8 @@ class FirstToken:
     def predict(self, work: Work) -> tuple[float, float]:
         """Seconds, and the standard deviation of their logarithm."""
         crowd = _crowd(work)
-        return self._models[crowd].predict(self._costs(work, work.prompt_tokens - work.cached_tokens)), self._spreads[
-            crowd
-        ].value
+        seconds = self._models[crowd].predict(self._costs(work, work.prompt_tokens - work.cached_tokens))
+        return seconds, self._spreads[crowd].value
 
     def learn(self, work: Work, ttft_s: float, *, error: float, fresh_tokens: int) -> bool:
         """`error` is the logarithm of the outcome over what was predicted. Whether the world has changed."""

@@ -41,7 +41,7 @@ class Meter:
             work,
             ttft_s=ttft_s,
             total_s=total_s,
-            output_tokens=usage.completion_tokens if usage else 0,
+            output_tokens=max(1, usage.completion_tokens) if usage else 0,  # a vector is there at once
             fresh_tokens=fresh,
             cut=cut,
         )

@@ -161,6 +161,13 @@ def test_without_facts_the_request_itself_is_looked_at() -> None:
     assert target.facts_for(ASKED).total_s == pytest.approx(0.9, rel=0.3)
 
 
+def test_a_vector_is_whole_when_it_begins() -> None:
+    usage = Usage(prompt_tokens=100, completion_tokens=0)
+    target = made([Chunk(embedding=(1.0,)), Chunk(finish_reason="stop", usage=usage)])
+    found = after(target, replace(ASKED, task="embedding"), times=60)
+    assert found.total_s < 2 * found.ttft_s + 0.01
+
+
 def test_routes_have_lengths_of_their_own() -> None:
     short, long = made(ended(4, decode_s=0.04)), FakeBackend(ended(400, decode_s=4.0))
 
