@@ -36,14 +36,14 @@ targets:
   far: {kind: openai, model: other, base_url: "http://127.0.0.1:9", price: {input: 1, output: 5}}
 constraints:
   - {name: dear, require: "target.local || target.cost < 0.05"}
-  - {name: in-the-eu, when: request.tenant == 'acme', require: "target.local || 'eu' in target.tags"}
+  - {name: in-the-eu, when: request.tenant == 'acme', require: "target.local || target.tags.exists(t, t == 'eu')"}
   - {name: no-network, when: "!device.online", require: target.local}
 rules:
   - {name: tools, when: request.has_tools && request.tenant == 'acme', prefer: [cloud, cloud-large]}
   - {name: long, when: request.prompt_tokens > 3000 && !request.private, prefer: [cloud-large, cloud]}
   - {name: flat, when: device.on_battery && device.battery_percent < 20.0, where: "!target.local"}
   - {name: hard, when: "request.text.matches('(?i)step by step|prove that|derive')", prefer: [cloud-large, cloud, edge]}
-  - {name: cards, when: "request.labels.exists(l, l == 'card' || l == 'iban')", prefer: [edge-large, edge]}
+  - {name: images, when: request.has_images || 'vision' in request.labels, prefer: [cloud-large, cloud]}
   - {name: nights, when: now.hour >= 23 || now.hour < 5, objective: {dollars: 1}}
   - {name: poor, when: budget.share_left < 0.05, objective: {dollars: 1, seconds: 0.001}}
   - {name: json, when: request.wants_json && request.max_tokens > 500, prefer: [edge-large, cloud]}
@@ -134,6 +134,7 @@ class Bench:
         facts = replace(
             label(request, Caller(tenant=tenant, headers={"x-team": "a"}), self.config),
             has_tools=draw.random() < 0.2,
+            has_images=draw.random() < 0.1,
             wants_json=draw.random() < 0.2,
             max_tokens=draw.choice([0, 64, 256, 1024]),
             prompt_tokens=int(draw.lognormvariate(6.0, 1.2)),

@@ -31,9 +31,10 @@ def ordered(
     ranks = _ranks(facts, rule, up, evaluator, notes)
     if rule.objective is None:
         return [up[i] for i in sorted(range(len(up)), key=ranks.__getitem__)] if any(ranks) else up
-    found = scores(rule.objective, up)
-    notes.extend([("%r scores %.4g", t.name, score) for t, score in zip(up, found, strict=True)])
-    return [up[i] for _, _, i in sorted(zip(ranks, [-score for score in found], range(len(up)), strict=True))]
+    sums = scores(rule.objective, up)
+    notes.extend([("%r scores %.4g", t.name, score) for t, score in zip(up, sums, strict=True)])
+    keys = list(zip(ranks, [-score for score in sums], strict=True))
+    return [up[i] for i in sorted(range(len(up)), key=keys.__getitem__)]
 
 
 def scores(objective: Objective, targets: Sequence[TargetFacts]) -> list[float]:
@@ -46,7 +47,7 @@ def scores(objective: Objective, targets: Sequence[TargetFacts]) -> list[float]:
         for_quality * probability - for_dollars * target.cost - for_seconds * total_s
         for target, total_s, probability in zip(targets, seconds, quality, strict=True)
     ]
-    return [score if math.isfinite(score) else -math.inf for score in found]
+    return found if math.isfinite(sum(found)) else [s if math.isfinite(s) else -math.inf for s in found]
 
 
 def _ranks(
@@ -54,24 +55,21 @@ def _ranks(
 ) -> list[int]:
     """How far back each target belongs, with a reason where not all belong there."""
     limit = min(rule.deadline or math.inf, facts.deadline_s or math.inf)
-    late = [t.total_s > limit for t in targets]
-    amiss = [] if rule.where is None else [_objection(rule, t, evaluator) for t in targets]
-    if any(late) and not all(late):
-        notes.extend([(MISSES, t.name) for t, is_late in zip(targets, late, strict=True) if is_late])
-    if not any(amiss):
-        return [LATE if is_late else 0 for is_late in late]
-    if not all(amiss):
-        source = rule.where.source if rule.where else ""
-        notes.extend([("%r later: %r %s", t.name, source, w) for t, w in zip(targets, amiss, strict=True) if w])
-    return [LATE * is_late + AMISS * bool(why) for is_late, why in zip(late, amiss, strict=True)]
-
-
-def _objection(rule: Rule, target: TargetFacts, evaluator: Evaluator) -> str:
-    """Why `target` is not one that the rule's `where` means; "" if it is."""
-    assert rule.where is not None
-    evaluator.load("target", target)
-    holds, why = evaluator.ask(rule.where)
-    return "" if holds else why or "does not hold"
+    ranks = [LATE if t.total_s > limit else 0 for t in targets]
+    late = [t.name for t, rank in zip(targets, ranks, strict=True) if rank] if any(ranks) else []
+    amiss: list[tuple[str, str]] = []
+    if rule.where is not None:
+        for i, target in enumerate(targets):
+            evaluator.load("target", target)
+            holds, why = evaluator.ask(rule.where)
+            if not holds:
+                ranks[i] += AMISS
+                amiss.append((target.name, why))
+        if len(amiss) < len(targets):
+            notes.extend([("%r later: %r %s", n, rule.where.source, why or "does not hold") for n, why in amiss])
+    if len(late) < len(targets):
+        notes.extend([(MISSES, name) for name in late])
+    return ranks
 
 
 def _filled(values: list[float]) -> list[float]:
