@@ -135,9 +135,12 @@ class SimulatedTarget:
 
     def _work(self, facts: RequestFacts) -> Work:
         ask = Ask.of(facts)
+        tokens, cached = self.meter.forecaster.prompts.expect(ask.route, ask.tenant, ask.prompt_tokens)
         return Work(
-            prompt_tokens=ask.prompt_tokens,
+            prompt_tokens=tokens,
+            cached_tokens=cached,
             waiting_tokens=sum(self._unheard.values()),
+            rival_tokens=sum(tokens for job, tokens in self._unheard.items() if job.tenant != ask.tenant),
             running=len(self._works) - len(self._unheard),
             waiting=len(self._unheard),
             max_tokens=ask.max_tokens,
@@ -152,5 +155,5 @@ class SimulatedTarget:
             usage = Usage(prompt_tokens=job.prompt_tokens, completion_tokens=job.tokens)
             self.meter.record(Timings(ttft_s=ttft_s, decode_s=total_s - ttft_s, decode_tokens=job.tokens), usage)
             cut = job.tokens < job.output_tokens
-            self.meter.learn(work, usage, ttft_s=ttft_s, total_s=total_s, cut=cut)
+            self.meter.learn(work, job.prompt_tokens, usage, ttft_s=ttft_s, total_s=total_s, cut=cut)
         self._unlearned.clear()
