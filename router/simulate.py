@@ -233,5 +233,5 @@ def _job(number: int, arrival: Arrival, timeout: float) -> Job:
 
 
 def _facts(arrival: Arrival, timeout: float) -> RequestFacts:
-    known = {"messages": 1, "stream": True, "deadline_s": timeout, **arrival.facts}
-    return RequestFacts(model="auto", tenant=arrival.tenant, prompt_tokens=arrival.prompt_tokens, **known)
+    usual = {"prompt_tokens": arrival.prompt_tokens, "messages": 1, "stream": True, "deadline_s": timeout}
+    return RequestFacts(model="auto", tenant=arrival.tenant, **{**usual, **arrival.facts})

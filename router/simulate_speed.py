@@ -132,7 +132,7 @@ def of_card(speeds: Iterable[Speed], *, slots: int | None = None) -> LocalSpeed 
 def of_events(events: Iterable[Mapping[str, Any]], target: str) -> CloudSpeed | None:
     """From a ledger's events that `target` answered at its first attempt; None where they are fewer than `ENOUGH`."""
     found = [e for e in events if e.get("target") == target and len(e.get("attempts") or ()) <= 1]
-    ttft, tpot = ([v for e in found if _is_time(v := e.get(name))] for name in ("ttft_s", "tpot_s"))
+    ttft, tpot = ([float(e[name]) for e in found if _is_time(e.get(name))] for name in ("ttft_s", "tpot_s"))
     if min(len(ttft), len(tpot)) < ENOUGH:
         return None
     return CloudSpeed(ttft_s=_spread(ttft), tpot_s=_spread(tpot))

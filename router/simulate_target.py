@@ -57,9 +57,9 @@ class SimulatedTarget:
         self._fixed: dict[str, Any] = {field: getattr(told, field) for field in FIXED}
         self._fixed["context_tokens"] = context or 0
         self._clock = clock
-        self._works: dict[Job, Work] = {}  # of those that are here
+        self._works: dict[Job, tuple[Work, int]] = {}  # of those that are here, with what their prompts were taken for
         self._unheard: dict[Job, int] = {}  # of them, those without a first token, and their prompts
-        self._unlearned: list[tuple[Job, Work]] = []  # whole answers since somebody last looked
+        self._unlearned: list[tuple[Job, Work, int]] = []  # whole answers since somebody last looked
 
     def facts_for(self, request: RequestFacts) -> TargetFacts:
         """What rules may know of it now for this request: all but cost and quality."""
@@ -94,7 +94,8 @@ class SimulatedTarget:
         refusal = self.service.offer(job, now)
         if refusal is None:
             job.target, job.asked_at = self.name, now
-            self._works[job], self._unheard[job] = work, max(1, work.prompt_tokens - work.cached_tokens)
+            self._works[job] = work, facts.prompt_tokens
+            self._unheard[job] = max(1, work.prompt_tokens - work.cached_tokens)
             return None
         self.refused += 1
         if refusal.code == "overloaded" and refusal.retry_after and not self.spec.local:
@@ -113,7 +114,7 @@ class SimulatedTarget:
         """`job` has ended whole."""
         self.heard(job)
         self.breaker.succeed()
-        self._unlearned.append((job, self._works.pop(job)))
+        self._unlearned.append((job, *self._works.pop(job)))
 
     def failed(self, job: Job) -> Refusal:
         """Its answer broke off before it began."""
@@ -150,10 +151,10 @@ class SimulatedTarget:
 
     def _learn(self) -> None:
         """From answers in the order of their ends; put off until somebody looks, for most of the time goes here."""
-        for job, work in self._unlearned:
+        for job, work, estimate in self._unlearned:
             ttft_s, total_s = job.first_at - job.asked_at, job.ended_at - job.asked_at
             usage = Usage(prompt_tokens=job.prompt_tokens, completion_tokens=job.tokens)
             self.meter.record(Timings(ttft_s=ttft_s, decode_s=total_s - ttft_s, decode_tokens=job.tokens), usage)
             cut = job.tokens < job.output_tokens
-            self.meter.learn(work, job.prompt_tokens, usage, ttft_s=ttft_s, total_s=total_s, cut=cut)
+            self.meter.learn(work, estimate, usage, ttft_s=ttft_s, total_s=total_s, cut=cut)
         self._unlearned.clear()

@@ -159,6 +159,7 @@ def _json_lines(text: TextIO, path: Path) -> Iterator[Mapping[str, Any]]:
 KEPT: Mapping[str, type] = {
     "task": str,
     "language": str,
+    "prompt_tokens": int,  # as it was estimated when it came
     "max_tokens": int,
     "messages": int,
     "has_tools": bool,
@@ -187,7 +188,7 @@ def _of_event(event: Mapping[str, Any]) -> tuple[float, Arrival] | str | None:
     facts = event.get("facts") or {}
     if not isinstance(facts, Mapping):
         return f"facts is {facts!r}, not a mapping"
-    known = {name: facts[name] for name in KEPT if name in facts}
+    known: dict[str, Any] = {name: facts[name] for name in KEPT if name in facts}
     for name, value in known.items():
         if not _is(value, KEPT[name]):
             return f"facts.{name} is {value!r}, not {KEPT[name].__name__}"

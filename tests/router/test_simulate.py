@@ -318,6 +318,12 @@ def test_what_a_tenant_has_spent_counts_against_its_budget() -> None:
     assert [job.target for job in run.jobs] == ["cloud", "cloud", "edge", "cloud"]
 
 
+def test_a_decision_sees_the_estimate_of_a_prompt_and_the_target_its_length() -> None:
+    rules = [{"name": "short", "when": "request.prompt_tokens < 50", "prefer": ["edge"]}]
+    run = policed(rules, trace((0, 100, 1), facts={"prompt_tokens": 40}), {"edge": local(), "cloud": steady()})
+    assert (run.jobs[0].target, run.jobs[0].ended_at) == ("edge", 1.0)
+
+
 def test_the_clock_is_the_trace_s() -> None:
     rules = [{"name": "odd", "when": "now.minute == 1", "prefer": ["edge"]}, {"name": "even", "prefer": ["cloud"]}]
     recorded = replace(trace((0, 1, 1), (60, 1, 1)), begun=1_700_000_000 // 3600 * 3600)
