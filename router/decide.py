@@ -60,7 +60,7 @@ class Decision:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why not another: in words only where somebody asks, which is rare."""
-        return tuple(form % tuple(values) for form, *values in self.notes)
+        return tuple(form % row for form, *columns in self.notes for row in zip(*columns, strict=True))
 
 
 class Refused(RoutingError):
@@ -82,17 +82,18 @@ def decide(facts: RequestFacts, state: State) -> Decision:
             holds, why = evaluator.ask(rule.when)
             if not holds:
                 if why:
-                    notes.append(("rule %r skipped: its condition %s", rule.name, why))
+                    notes.append(("rule %r skipped: its condition %s", [rule.name], [why]))
                 continue
             if rule.refuse:
                 raise Refused(rule)
             cleared = [known[name] for name in rule.prefer if name in state.clearing.allowed]
             if cleared:
-                notes.extend(_excluded(rule, state.clearing))
+                if state.clearing.excluded:
+                    notes.extend(_excluded(rule, state.clearing))
                 order = ordered(facts, rule, cleared, evaluator, notes)
                 return _decision(facts, rule, order, state, known, notes)
             named.update(rule.prefer)
-            notes.append(("%r passed over: none of its targets may see this request", rule.name))
+            notes.append(("%r passed over: none of its targets may see this request", [rule.name]))
     raise refusal([e for e in state.clearing.excluded if e.target in named])
 
 
@@ -105,7 +106,7 @@ def chance(decision_id: str, of: str) -> float:
 def _candidates(facts: RequestFacts, state: State) -> Sequence[Rule]:
     """The target the caller pinned by name or model, else every rule and the default."""
     if facts.model in AUTO:
-        return (*state.policy.rules, state.policy.default)
+        return state.policy.candidates
     pinned = [t.name for t in state.targets if t.name == facts.model]
     pinned = pinned or [t.name for t in state.targets if t.model == facts.model]
     if not pinned:
@@ -116,12 +117,10 @@ def _candidates(facts: RequestFacts, state: State) -> Sequence[Rule]:
 
 def _excluded(rule: Rule, clearing: Clearing) -> Iterator[Note]:
     """One reason for each of the rule's targets that may not see the request."""
-    if not clearing.excluded:
-        return
     first = {e.target: e for e in reversed(clearing.excluded)}
     for name in rule.prefer:
         if name in first:
-            yield "%r excluded by %r: %s", name, first[name].constraint, first[name].reason
+            yield "%r excluded by %r: %s", [name], [first[name].constraint], [first[name].reason]
 
 
 def _decision(
@@ -136,7 +135,7 @@ def _decision(
     if state.explore and len(names) > 1 and rule.name != "pinned" and not facts.private:
         names, propensity, explored = by_chance(names, state.explore, state.dice)
         if explored:
-            notes.append(("%r first by chance", names[0]))
+            notes.append(("%r first by chance", names[:1]))
     return Decision(
         targets=tuple(names),
         rule=rule.name,

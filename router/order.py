@@ -13,7 +13,7 @@ from foreshore.router.rules import Evaluator
 
 __all__ = ["Note", "ordered", "scores"]
 
-Note = tuple[Any, ...]  # a reason, yet to be put into words: a format and what goes into it
+Note = tuple[Any, ...]  # reasons yet to be put into words: a format, and columns of what goes into it, row by row
 
 MISSES = "%r later: predicted to miss the deadline"
 LATE, AMISS = 1, 2  # how far back a target belongs; both: 3
@@ -32,7 +32,7 @@ def ordered(
     if rule.objective is None:
         return [up[i] for i in sorted(range(len(up)), key=ranks.__getitem__)] if any(ranks) else up
     sums = scores(rule.objective, up)
-    notes.extend([("%r scores %.4g", t.name, score) for t, score in zip(up, sums, strict=True)])
+    notes.append(("%r scores %.4g", [t.name for t in up], sums))
     keys = list(zip(ranks, [-score for score in sums], strict=True))
     return [up[i] for i in sorted(range(len(up)), key=keys.__getitem__)]
 
@@ -59,16 +59,15 @@ def _ranks(
     late = [t.name for t, rank in zip(targets, ranks, strict=True) if rank] if any(ranks) else []
     amiss: list[tuple[str, str]] = []
     if rule.where is not None:
-        for i, target in enumerate(targets):
-            evaluator.load("target", target)
-            holds, why = evaluator.ask(rule.where)
+        for i, (holds, why) in enumerate(evaluator.ask_of(targets, rule.where)):
             if not holds:
                 ranks[i] += AMISS
-                amiss.append((target.name, why))
-        if len(amiss) < len(targets):
-            notes.extend([("%r later: %r %s", n, rule.where.source, why or "does not hold") for n, why in amiss])
-    if len(late) < len(targets):
-        notes.extend([(MISSES, name) for name in late])
+                amiss.append((targets[i].name, why or "does not hold"))
+        if 0 < len(amiss) < len(targets):
+            names, whys = zip(*amiss, strict=True)
+            notes.append(("%r later: %r %s", names, [rule.where.source] * len(amiss), whys))
+    if 0 < len(late) < len(targets):
+        notes.append((MISSES, late))
     return ranks
 
 
@@ -93,5 +92,6 @@ def _without(
     """An estimate is no proof: where it would leave nobody, the target itself has the last word."""
     if not any(faults) or all(faults):
         return targets
-    notes.extend([("%r left out: %s", t.name, why) for t, fault in zip(targets, faults, strict=True) if fault])
+    left_out = [t.name for t, fault in zip(targets, faults, strict=True) if fault]
+    notes.append(("%r left out: %s", left_out, [why] * len(left_out)))
     return [t for t, fault in zip(targets, faults, strict=True) if not fault]

@@ -62,7 +62,8 @@ class Policy:
     """Raises `ConfigError` for an expression that cannot be right. Evaluation is deterministic and keeps no state.
 
     `reads` are all fields that an expression or an objective looks at, as "target.quality": what is not among them
-    need not be known. `default` is the rule after all others, which always holds.
+    need not be known. `default` is the rule after all others, which always holds; `candidates` are
+    all of them.
     """
 
     def __init__(self, config: Config, *, where: str = "foreshore.yaml") -> None:
@@ -71,6 +72,7 @@ class Policy:
         self.default = Rule(name="default", when=ALWAYS, prefer=config.fallback_order)
         self.constraints = tuple(_constraint(c, place) for constraints, _, place in parts for c in constraints)
         self.rules = tuple(_rule(r, place, tuple(config.targets)) for _, rules, place in parts for r in rules)
+        self.candidates = (*self.rules, self.default)
         _check_unique("constraint", (c.name for c in self.constraints), where)
         _check_unique("rule", (r.name for r in self.rules), where)
         expressions = [*self._expressions()]

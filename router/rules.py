@@ -7,7 +7,7 @@ when the file is read. Only a field that an evaluation reaches is converted for 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cel
@@ -86,6 +86,14 @@ class Evaluator:
                 self._flat[i] = facts
                 self._values.update((flat, getattr(facts, name)) for flat, name in self._reads[part])
         return expression.program.execute(self._context)
+
+    def ask_of(self, targets: Sequence[TargetFacts], expression: Expression) -> list[Answer]:
+        """As `ask`, of each target in turn."""
+        found = []
+        for target in targets:
+            self.load("target", target)
+            found.append(self.ask(expression))
+        return found
 
     def holds(self, expression: Expression) -> bool:
         """As `ask`; raises `Undecided` where nobody can say."""
