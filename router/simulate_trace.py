@@ -203,7 +203,9 @@ def _is(value: Any, kind: type) -> bool:
         return type(value) in (int, float) and 0 <= value < math.inf
     if kind is int:
         return type(value) is int and _count(value) is not None
-    return type(value) is kind and (kind is not list or all(isinstance(part, str) for part in value))
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(part, str) for part in value)
+    return type(value) is kind
 
 
 def _moment(value: Any) -> float | None:
