@@ -38,13 +38,17 @@ def weak(estimator: Estimator, texts: list[str]) -> np.ndarray:
     return np.array([estimator.predict(text)["weak"] for text in texts])
 
 
+def asked(words: list[str]) -> str:
+    """A prompt like those that were learnt from."""
+    return f"what is {' '.join(words[:4])} and how does it relate 7?"
+
+
 def test_it_tells_hard_prompts_from_easy_ones(estimator: Estimator) -> None:
     texts, shares = prompts(600, 1)
     right = np.random.default_rng(2).random(len(texts)) < shares
     best = auroc(shares, right)
     assert auroc(weak(estimator, texts), right) > best - 0.03
-    assert estimator.predict("what is the integral of a theorem, an eigenvalue and entropy?")["weak"] < 0.4
-    assert estimator.predict("tell me about the garden, the river, breakfast and music")["weak"] > 0.75
+    assert estimator.predict(asked(HARD))["weak"] < 0.5 < 0.55 < estimator.predict(asked(EASY))["weak"]
 
 
 def test_its_probabilities_mean_what_they_say(estimator: Estimator) -> None:
@@ -74,9 +78,11 @@ def test_each_variant_has_its_own_curve() -> None:
         found += [Label(t, variant, bool(rng.random() < p)) for t, p in zip(texts, share, strict=True)]
     estimator = train(found)
     assert estimator.targets == ("m:q3_k_m", "m:q6_k")
-    hard = estimator.predict(" ".join(HARD[:4]))
-    easy = estimator.predict(" ".join(EASY[:4]))
-    assert hard["m:q6_k"] - hard["m:q3_k_m"] > 0.2 > abs(easy["m:q6_k"] - easy["m:q3_k_m"])
+    texts, shares = prompts(200, 20)
+    said = [estimator.predict(text) for text in texts]
+    lost = np.array([p["m:q6_k"] - p["m:q3_k_m"] for p in said])
+    assert lost[shares < 0.4].mean() > 0.3
+    assert lost[shares > 0.8].mean() < 0.2
 
 
 def test_weights_count_as_often_as_they_say() -> None:
@@ -127,6 +133,13 @@ def test_of_a_long_text_the_ends_are_read(estimator: Estimator) -> None:
     start, end = "theorem " * (READ[0] // 8), " garden" * (READ[1] // 7) + " " * (READ[1] % 7)
     one, other = (estimator.predict(start + middle * 1000 + end) for middle in ("integral ", "entropy. "))
     assert one == other
+
+
+def test_what_is_unlike_all_that_was_learnt_from_is_rated_by_its_counts(estimator: Estimator) -> None:
+    """None of the prompts had lines or options: the words of one that has are not heard."""
+    with_options = "{} and?\nA. {}\nB. {}"
+    hard, easy = (estimator.predict(with_options.format(*words)) for words in (["entropy"] * 3, ["holiday"] * 3))
+    assert hard == easy
 
 
 def test_too_few_labels_are_refused_with_numbers() -> None:

@@ -63,11 +63,11 @@ def test_a_prompt_has_its_parts() -> None:
     assert places.max() < 1 << WORD_BITS
     assert float(values @ values) == pytest.approx(1, abs=1e-5)
     assert len(found.single[0]) == 8
-    assert found.dense.shape == (sum(blocks(False).values()),)
-    letters = found.dense[: 1 << LETTER_BITS]
-    assert float(letters @ letters) == pytest.approx(1, abs=1e-5)
+    assert len(found.counts) + len(found.shares) == sum(blocks(False).values())
+    assert len(found.shares) == 1 << LETTER_BITS
+    assert float(found.shares @ found.shares) == pytest.approx(1, abs=1e-5)
     with_answer = features("How many?", "Three.")
-    assert with_answer.dense.shape == (sum(blocks(True).values()),)
+    assert len(with_answer.counts) + len(with_answer.shares) == sum(blocks(True).values())
 
 
 def test_a_prompt_is_counted() -> None:
@@ -137,4 +137,4 @@ def test_any_answer_can_be_counted(answer: str, prompt: str) -> None:
 def test_no_text_takes_long(text: str) -> None:
     """Every repetition in a pattern is bounded; were one not, this would take minutes."""
     whole = text * 20_000
-    assert np.isfinite(features(whole, whole).dense).all()
+    assert np.isfinite(features(whole, whole).counts).all()

@@ -29,7 +29,7 @@ def full(design: Design) -> np.ndarray:
     """The rows as one matrix, from the texts' features."""
     read = [features(text) for text in prompts(90, 0)[0]]
     words = spread([found.words for found in read], 1 << WORD_BITS)
-    dense = [np.concatenate([found.dense, design.topics(found.single)]) for found in read]
+    dense = [[*found.counts, *found.shares, *design.topics(found.single)] for found in read]
     return np.asarray((np.hstack([words, dense]) - design.centre) * design.size)
 
 

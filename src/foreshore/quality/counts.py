@@ -38,6 +38,8 @@ _WORDS = {
     "fraction": "twice half double triple times third quarter thrice fifth halves fraction percent percentage ratio",
     "price": "dollar dollars cost costs price pay pays paid cents buy buys bought sell sells sold profit earn",
     "time": "hour hours minute minutes second seconds day days daily week weeks weekly month months year years",
+    "cardinal": "one two three four five six seven eight nine ten eleven twelve dozen twenty hundred thousand pair",
+    "change": "gives gave give takes took loses lost eats ate uses used adds added makes made gets got receives",
     "logic": "if then statement true suppose assume implies therefore must only either whether",
     "mathematics": "function equation integer integers prime matrix polynomial graph probability set theorem vector",
     "program": "def return class import print int void const var let public static python java code sql select",

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshore.quality.features import TOPIC_BITS, WORD_BITS, Features
+from foreshore.quality.features import COUNTED, TOPIC_BITS, WORD_BITS, Features
 from foreshore.quality.sparse import Sparse, spread
 from foreshore.quality.topics import CLUSTERS, Topics
 
 __all__ = ["Design"]
 
 WORDS = 1 << WORD_BITS
-COUNTED = "counts", "answer_counts"  # blocks whose columns are each brought to the same variance
 
 Matrix = NDArray[np.float32]
 Places = NDArray[np.intp]
@@ -22,8 +21,8 @@ Places = NDArray[np.intp]
 
 class Design:
     """Rows (rows, columns): the words' columns first, then those of the dense blocks, topics last. A block's variances
-    add up to 1, times `scales[block]`. `centre` and `size` (columns,) turn features into a row: (features - centre) *
-    size. The words stay sparse: their centre is taken off where they are multiplied."""
+    add up to 1, times `scales[block]`. `centre` and `size` (columns,) turn features into a
+    row: (features - centre) * size. The words stay sparse: their centre is taken off where they are multiplied."""
 
     def __init__(self, read: Iterable[Features], blocks: Mapping[str, int]) -> None:
         texts = list(read)
@@ -31,7 +30,9 @@ class Design:
         self.topics = Topics.learnt([text.single for text in texts], 1 << TOPIC_BITS)
         self.blocks = {"words": WORDS, **blocks, "topics": CLUSTERS}
         self.scales: Mapping[str, float] = dict.fromkeys(self.blocks, 1.0)
-        self._dense = np.stack([np.concatenate([text.dense, self.topics(text.single)]) for text in texts])
+        self.counts = np.stack([text.counts for text in texts])
+        shares = [np.concatenate([text.shares, self.topics(text.single)]) for text in texts]
+        self._dense = np.hstack([self.counts, shares])
         ones = np.full((len(texts), 1), 1 / len(texts), np.float32)
         means = [self.words.transposed_times(ones)[:, 0], self._dense.mean(axis=0, dtype=np.float64)]
         self.centre = np.concatenate(means, dtype=np.float32)

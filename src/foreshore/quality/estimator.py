@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from foreshore.disk import disk_errors
 from foreshore.errors import ModelError, NotFound, UsageError
-from foreshore.quality.features import TOPIC_BITS, VERSION, WORD_BITS, blocks, features
+from foreshore.quality.features import COUNTED, TOPIC_BITS, VERSION, WORD_BITS, Features, blocks, features
+from foreshore.quality.reach import Reach
 from foreshore.quality.topics import CLUSTERS, DIRECTIONS, Topics
 
 __all__ = ["Estimator"]
@@ -31,13 +32,17 @@ RETRAIN = "train it again with `foreshore route train`"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimator:
     """`predict` is a pure function: features, one product, a sigmoid. `words` and `dense` (columns, targets) and `bias`
-    (targets,) give log-odds. `report` is what held-out prompts said when it was trained."""
+    (targets,) give log-odds; of a prompt that is strange, unlike all that were learnt from, `general` (counts, targets)
+    and `general_bias` do. `report` is what held-out prompts said when it was trained."""
 
     targets: tuple[str, ...]
     words: NDArray[np.float32]
     dense: NDArray[np.float32]
     bias: NDArray[np.float32]
+    general: NDArray[np.float32]
+    general_bias: NDArray[np.float32]
     topics: Topics
+    reach: Reach
     answers: bool = False  # whether it judges after the first target's answer
     labels: Mapping[str, int] = field(default_factory=dict)  # prompts that each target was learnt from
     scales: Mapping[str, float] = field(default_factory=dict)  # of each block of features
@@ -49,13 +54,15 @@ class Estimator:
         if (answer is not None) != self.answers:
             reads = "reads the first target's answer" if self.answers else "judges before any answer is there"
             raise UsageError(f"this estimator {reads}", hint=RETRAIN)
-        read = features(text, answer)
-        places, values = read.words
-        plain = len(read.dense)
-        score = values @ self.words[places] + read.dense @ self.dense[:plain] + self.bias
-        score += self.topics(read.single) @ self.dense[plain:]
-        odds = np.exp(-np.clip(score, -30.0, 30.0))
+        odds = np.exp(-np.clip(self._score(features(text, answer)), -30.0, 30.0))
         return dict(zip(self.targets, (1.0 / (1.0 + odds)).tolist(), strict=True))
+
+    def _score(self, read: Features) -> NDArray[np.float32]:
+        if self.reach.strange(read.counts):
+            return np.asarray(self.reach.cut(read.counts) @ self.general + self.general_bias)
+        places, values = read.words
+        dense = np.concatenate([read.counts, read.shares, self.topics(read.single)])
+        return np.asarray(values @ self.words[places] + dense @ self.dense + self.bias)
 
     def with_report(self, report: Mapping[str, Any]) -> Estimator:
         return replace(self, report=report)
@@ -110,8 +117,9 @@ class Estimator:
         return packed.getvalue()
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        own = {name: getattr(self, name) for name in ("words", "dense", "bias")}
-        return own | {f"topics_{part.name}": getattr(self.topics, part.name) for part in fields(Topics)}
+        own = {name: getattr(self, name) for name in ("words", "dense", "bias", "general", "general_bias")}
+        topics = {f"topics_{part.name}": getattr(self.topics, part.name) for part in fields(Topics)}
+        return own | topics | {f"reach_{part.name}": getattr(self.reach, part.name) for part in fields(Reach)}
 
     @classmethod
     def _unpacked(cls, data: bytes) -> Estimator:
@@ -129,11 +137,13 @@ class Estimator:
         if not names or len(set(names)) != len(names) or not all(isinstance(n, str) for n in names):
             raise ValueError("its targets are not different names")
         _check(arrays, len(names), bool(header["answers"]))
-        topics = Topics(**{name: arrays.pop(f"topics_{name}") for name in (part.name for part in fields(Topics))})
+        topics = Topics(**{part.name: arrays.pop(f"topics_{part.name}") for part in fields(Topics)})
+        reach = Reach(**{part.name: arrays.pop(f"reach_{part.name}") for part in fields(Reach)})
         return cls(
             targets=names,
             **arrays,
             topics=topics,
+            reach=reach,
             answers=bool(header["answers"]),
             labels=dict(header["labels"]),
             scales=dict(header["scales"]),
@@ -142,13 +152,17 @@ class Estimator:
 
 
 def _check(arrays: Mapping[str, NDArray[Any]], targets: int, answers: bool) -> None:
-    shapes = {
+    counted = sum(count for block, count in blocks(answers).items() if block in COUNTED)
+    shapes: dict[str, tuple[int, ...]] = {
         "words": (1 << WORD_BITS, targets),
         "dense": (sum(blocks(answers).values()) + CLUSTERS, targets),
         "bias": (targets,),
+        "general": (counted, targets),
+        "general_bias": (targets,),
         "topics_directions": (1 << TOPIC_BITS, DIRECTIONS),
         "topics_centre": (DIRECTIONS,),
         "topics_middles": (DIRECTIONS, CLUSTERS),
+        **{f"reach_{part.name}": (counted,) for part in fields(Reach)},
     }
     if set(arrays) != set(shapes):
         raise ValueError(f"its parts are {', '.join(sorted(arrays))}")

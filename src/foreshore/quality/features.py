@@ -18,12 +18,13 @@ from foreshore.quality.counts import COUNTS, counts
 from foreshore.quality.hashing import Hashed, bucket, clipped, grams, hashed, pairs
 from foreshore.quality.sparse import Bag
 
-__all__ = ["TOPIC_BITS", "VERSION", "WORD_BITS", "Features", "blocks", "features"]
+__all__ = ["COUNTED", "TOPIC_BITS", "VERSION", "WORD_BITS", "Features", "blocks", "features"]
 
 VERSION = 1  # of the features: an estimator that learnt others cannot be used
 WORD_BITS = 15  # 2**15 places for words and pairs of words
 TOPIC_BITS = 13  # and 2**13 for single words, which topics are made of
 LETTER_BITS = 10
+COUNTED = "counts", "answer_counts"  # blocks whose columns are each a fact of its own
 LETTERS = 3, 4  # bytes in a row
 
 Hashes = NDArray[np.uint64]
@@ -31,19 +32,20 @@ Hashes = NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """`words` and `single` are bags; `dense` is a vector of the blocks that `blocks` names."""
+    """`words` and `single` are bags; `counts` and then `shares` hold the blocks that `blocks` names."""
 
     words: Bag
     single: Bag
-    dense: NDArray[np.float32]
+    counts: NDArray[np.float32]
+    shares: NDArray[np.float32]
 
 
 def blocks(answers: bool) -> Mapping[str, int]:
-    """The columns of `dense`, in order."""
-    found = {"letters": 1 << LETTER_BITS, "counts": len(COUNTS)}
-    if answers:
-        found |= {"answer_words": 1 << LETTER_BITS, "answer_counts": len(ANSWER_COUNTS)}
-    return found
+    """The columns of `counts` and of `shares`, in order."""
+    if not answers:
+        return {"counts": len(COUNTS), "letters": 1 << LETTER_BITS}
+    counted = {"counts": len(COUNTS), "answer_counts": len(ANSWER_COUNTS)}
+    return {**counted, "letters": 1 << LETTER_BITS, "answer_words": 1 << LETTER_BITS}
 
 
 def features(prompt: str, answer: str | None = None) -> Features:
@@ -52,12 +54,13 @@ def features(prompt: str, answer: str | None = None) -> Features:
     read = hashed(text)
     single = _bag(bucket(read.words, TOPIC_BITS))
     letters = np.concatenate([grams(read, size) for size in LETTERS])
-    parts = [_shares(letters), counts(text, read, len(single[0]))]
+    counted, shares = counts(text, read, len(single[0])), _shares(letters)
     if answer is not None:
         said = clipped(answer)
-        parts += [_shares(_words(hashed(said))), answer_counts(text, said)]
-    dense = np.concatenate(parts, dtype=np.float32, casting="same_kind")
-    return Features(words=_bag(bucket(_words(read), WORD_BITS)), single=single, dense=dense)
+        counted = np.concatenate([counted, answer_counts(text, said)])
+        shares = np.concatenate([shares, _shares(_words(hashed(said)))])
+    words = _bag(bucket(_words(read), WORD_BITS))
+    return Features(words=words, single=single, counts=counted.astype(np.float32), shares=shares)
 
 
 def _words(read: Hashed) -> Hashes:
@@ -76,6 +79,6 @@ def _bag(places: NDArray[np.intp]) -> Bag:
     return ordered[ends[1:]], np.sqrt(times / len(places)).astype(np.float32)
 
 
-def _shares(hashes: Hashes) -> NDArray[np.float64]:
+def _shares(hashes: Hashes) -> NDArray[np.float32]:
     found = np.bincount(bucket(hashes, LETTER_BITS), minlength=1 << LETTER_BITS)
-    return np.asarray(np.sqrt(found / max(1, len(hashes))))
+    return np.sqrt(found / max(1, len(hashes))).astype(np.float32)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from foreshore.quality.design import Design
 
-__all__ = ["Fitted", "choose_scales", "fit"]
+__all__ = ["Fitted", "choose_scales", "fit", "fit_few"]
 
 SAMPLE = 1200  # rows that scales are chosen on: a scale is a signal-to-noise ratio, which does not grow with the rows
 GRID = tuple(10 ** (k / 2) for k in range(-6, 3))  # 0.001 to 10
@@ -48,6 +48,24 @@ def fit(design: Design, right: Numbers, weight: Numbers, folds: NDArray[np.intp]
     for number, kind in enumerate(kinds, start=1):
         held[folds == kind] = scores[folds == kind, number * targets : (number + 1) * targets]
     return Fitted(weights=weights[:, :targets], bias=bias[:targets], held=held)
+
+
+def fit_few(rows: Matrix, right: Numbers, weight: Numbers, folds: NDArray[np.intp], penalty: float) -> Fitted:
+    """As `fit`, but of few columns, `rows` (rows, columns), with `penalty` times the squared weights."""
+    x = np.column_stack([rows, np.ones(len(rows))]).astype(np.float64)
+    penalties = np.diag(np.append(np.full(rows.shape[1], penalty), 0.0))
+
+    def solved(kept: NDArray[np.bool_], target: int) -> Numbers:
+        heavy = x * (weight[:, target] * kept)[:, None]
+        return np.asarray(np.linalg.solve(heavy.T @ x + penalties, heavy.T @ right[:, target]))
+
+    held, found = np.zeros(right.shape), np.zeros((x.shape[1], right.shape[1]))
+    for target in range(right.shape[1]):
+        found[:, target] = solved(np.ones(len(rows), np.bool_), target)
+        for fold in np.unique(folds):
+            held[folds == fold, target] = x[folds == fold] @ solved(folds != fold, target)
+    as_float = (part.astype(np.float32) for part in (found[:-1], found[-1], held))
+    return Fitted(**dict(zip(("weights", "bias", "held"), as_float, strict=True)))
 
 
 def _solve(design: Design, right: Numbers, weight: Matrix) -> tuple[Matrix, Matrix]:

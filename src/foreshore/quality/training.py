@@ -11,19 +11,22 @@ from numpy.typing import NDArray
 from foreshore.errors import UsageError
 from foreshore.quality import ridge
 from foreshore.quality.calibration import platt
-from foreshore.quality.design import Design
+from foreshore.quality.design import WORDS, Design
 from foreshore.quality.estimator import Estimator
 from foreshore.quality.features import blocks, features
 from foreshore.quality.labels import Label, fraction, targets
+from foreshore.quality.reach import Reach
 
 __all__ = ["FEWEST", "FOLDS", "MOST", "train"]
 
 FOLDS = 5
 FEWEST = 20  # right answers of a target, and wrong ones
 MOST_TARGETS = 200
+ALONE = 5000.0  # penalty on counts that speak alone, in variances of the noise: large, for what must hold elsewhere
 MOST = 50_000  # prompts that are learnt from: about 250 MB
 
 Numbers = NDArray[np.float64]
+Matrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +57,31 @@ def train(
     shared = _most_shared(table)
     design.scales = ridge.choose_scales(design, table.right[:, shared], table.weight[:, shared[0]])
     progress("learning")
-    found = ridge.fit(design, table.right, table.weight, folds)
+    weights, bias = _calibrated(table, ridge.fit(design, table.right, table.weight, folds))
+    plain = weights * design.size[:, None]  # centring and sizes are in the weights, so that a prediction is one product
+    reach = Reach.learnt(design.counts)
+    alone = ridge.fit_few(reach.cut(design.counts), table.right, table.weight, folds, ALONE)
+    general, general_bias = _calibrated(table, alone)
+    return Estimator(
+        targets=table.targets,
+        words=plain[:WORDS],
+        dense=plain[WORDS:],
+        bias=bias - design.centre @ plain,
+        general=general,
+        general_bias=general_bias,
+        topics=design.topics,
+        reach=reach,
+        answers=answers,
+        labels=dict(zip(table.targets, (table.weight > 0).sum(axis=0).tolist(), strict=True)),
+        scales=dict(design.scales),
+    )
+
+
+def _calibrated(table: _Table, found: ridge.Fitted) -> tuple[Matrix, Matrix]:
+    """Weights (columns, targets) and bias (targets,) that give log-odds."""
     lines = [platt(*_known(table, found.held, target)) for target in range(len(table.targets))]
-    slope, offset = np.array(lines).T
-    return _estimator(table, design, found.weights * slope, found.bias * slope + offset, answers)
+    slope, offset = np.array(lines, np.float32).T
+    return found.weights * slope, found.bias * slope + offset
 
 
 def _known(table: _Table, held: NDArray[np.float32], target: int) -> tuple[Numbers, Numbers, Numbers]:
@@ -120,19 +144,3 @@ def _most_shared(table: _Table) -> list[int]:
     for target in range(len(table.targets)):
         groups.setdefault(table.weight[:, target].tobytes(), []).append(target)
     return max(groups.values(), key=lambda group: len(group) * np.count_nonzero(table.weight[:, group[0]]))
-
-
-def _estimator(table: _Table, design: Design, weights: Numbers, bias: Numbers, answers: bool) -> Estimator:
-    """Centring and sizes go into the weights, so that a prediction is one product."""
-    sized = weights * design.size[:, None]
-    words = design.words.shape[1]
-    return Estimator(
-        targets=table.targets,
-        words=sized[:words].astype(np.float32),
-        dense=sized[words:].astype(np.float32),
-        bias=(bias - design.centre @ sized).astype(np.float32),
-        topics=design.topics,
-        answers=answers,
-        labels=dict(zip(table.targets, (table.weight > 0).sum(axis=0).tolist(), strict=True)),
-        scales=dict(design.scales),
-    )
