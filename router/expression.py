@@ -18,6 +18,7 @@ import cel
 
 from foreshore.errors import ConfigError
 from foreshore.router.facts import PARTS
+from foreshore.router.lint_types import check_types
 from foreshore.router.plain import Plain, plain
 
 __all__ = ["FUNCTIONS", "KNOWN", "OF_TARGETS", "SCENE", "Expression"]
@@ -40,7 +41,7 @@ FUNCTIONS = frozenset(
             "filter",
             "map",
         ),
-        *("int", "uint", "double", "string", "bool", "bytes", "type", "duration", "timestamp", "min", "max"),
+        *("int", "uint", "double", "string", "bool", "bytes", "type", "duration", "timestamp"),
         *("getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear"),
         *("getHours", "getMinutes", "getSeconds", "getMilliseconds"),
     )
@@ -70,6 +71,8 @@ class Expression:
         try:
             cel.compile(source)
             found = list(_fields_read(source, where, frozenset(sees)))
+            if mistakes := check_types(source, where=where, sees=sees):
+                raise ConfigError("\n".join(map(str, mistakes)), hint=f"the expression is {source!r}")
             program = cel.compile(_flattened(source, found))
         except ValueError as error:
             raise _syntax_error(str(error), source, where) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import cel
 
 from foreshore.router.facts import PARTS
-from foreshore.router.lint_syntax import Beyond, Node, parse, walk
+from foreshore.router.syntax import Beyond, Node, parse, walk
 
 __all__ = [
     "ANY",

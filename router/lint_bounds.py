@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from foreshore.router.lint_atoms import FALSE, TRUE, Atom
 from foreshore.router.lint_fields import FIELDS
-from foreshore.router.lint_syntax import Node
+from foreshore.router.syntax import Node
 
 __all__ = ["Range", "bounded"]
 

@@ -8,7 +8,7 @@ import cel
 
 from foreshore.router.lint_atoms import Atom
 from foreshore.router.lint_fields import FIELDS
-from foreshore.router.lint_syntax import Node, walk
+from foreshore.router.syntax import Node, walk
 
 __all__ = ["compares_plainly", "constants_of"]
 

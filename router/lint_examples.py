@@ -11,7 +11,7 @@ from typing import Any
 import cel
 
 from foreshore.router.lint_atoms import TRUE, Atom, Slot
-from foreshore.router.lint_syntax import Node, walk
+from foreshore.router.syntax import Node, walk
 
 _parser: Any = import_module("re._parser")  # the reader of patterns that `re` itself has
 _codes: Any = import_module("re._constants")

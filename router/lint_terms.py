@@ -12,7 +12,7 @@ from typing import Literal
 
 from foreshore.router.lint_atoms import ANY, COMPARISONS, ERROR, FALSE, SAFE_CALLS, TRUE, Atom, atom_of, path_of
 from foreshore.router.lint_fields import FIELDS
-from foreshore.router.lint_syntax import Beyond, Node, parse
+from foreshore.router.syntax import Beyond, Node, parse
 
 __all__ = ["Term", "among", "atoms_of", "both", "either", "negated", "term_of"]
 

@@ -30,7 +30,7 @@ from foreshore.router.lint_signatures import (
     comparable,
     ordered,
 )
-from foreshore.router.lint_syntax import Beyond, Node, parse
+from foreshore.router.syntax import Beyond, Node, parse
 
 __all__ = ["Mistake", "check_types"]
 

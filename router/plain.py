@@ -18,7 +18,7 @@ import cel
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from foreshore.router.facts import PARTS
-from foreshore.router.lint_syntax import Beyond, Node, parse
+from foreshore.router.syntax import Beyond, Node, parse
 
 __all__ = ["Plain", "matcher", "plain"]
 

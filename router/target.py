@@ -214,7 +214,7 @@ class Target:
         """What rules may know of it now for this request: `facts` with predictions. All but cost and quality."""
         state = self._state()
         forecaster = self.meter.forecaster
-        if not forecaster.known:
+        if not forecaster.known and state["prefill_tokens_per_s"]:
             forecaster.tell(Speeds(prefill_tokens_per_s=state["prefill_tokens_per_s"]))
         if forecaster.known:
             made = self.forecast(facts, route)

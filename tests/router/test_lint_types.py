@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foreshore.router.lint_syntax import MAX_DEPTH, Beyond, Node, parse, walk
 from foreshore.router.lint_types import check_types
 from foreshore.router.rules import OF_TARGETS, SCENE
+from foreshore.router.syntax import MAX_DEPTH, Beyond, Node, parse, walk
 
 REQUEST = {"prompt_tokens": 3, "deadline_s": 1.5, "private": True, "tenant": "hr", "text": "ab"}
 REQUEST |= {"labels": ["email"], "headers": {"x-a": "b"}}
