@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from foreshore.cli.route_train import train
 from foreshore.quality import Estimator, held_out
@@ -81,7 +80,7 @@ def test_bad_lines_are_named_and_can_be_left_out(data: Path, tmp_path: Path) -> 
         (["--name", "weak"], "is no OLD=NEW"),
         (["--local", "nobody"], "no labels of 'nobody'"),
         (["--local", "weak", "--other", "weak"], "with itself"),
-        (["--regret", "0"], "'at_most' must be between 0 and 1"),
+        (["--regret", "0"], "--regret must be between 0 and 1"),
         (["--answers"], "labels have no answer"),
         (["--out", "/none/estimator.npz"], "cannot be written"),
         (["--data", "none.jsonl"], "there is no file 'none.jsonl'"),

@@ -179,7 +179,7 @@ def test_places_where_no_file_can_be_are_refused(estimator: Estimator, tmp_path:
             estimator.save(path)
 
 
-def _repacked(path: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+def _repacked(path: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
     with np.load(path) as file:
         arrays = dict(file)
     change(arrays)

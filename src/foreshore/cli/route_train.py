@@ -65,6 +65,7 @@ def train(
                 "there is nothing to learn from", hint="give --data FILE, --store NAME:VARIANT or --ledger"
             )
         read = _read(data, _names(name or []), skip_bad) if data else []
+        _check(to, regret, delta)
         learnt, held = split([*read, *known_labels(store or (), ledger)], holdout)
         with err.status("reading") as status:
             estimator = training.train(learnt, answers=answers, progress=status.update)
@@ -77,6 +78,15 @@ def train(
         else:
             _show(report, estimator.labels)
             err.print(f"[green]wrote[/] {escape(str(to))}")
+
+
+def _check(to: Path, regret: float, delta: float) -> None:
+    """What would be refused in the end is refused before minutes of learning."""
+    if to.is_dir() or not to.parent.is_dir():
+        raise UsageError(f"--out {str(to)!r} cannot be written: it is a folder, or in none that is there")
+    for name, share in (("--regret", regret), ("--delta", delta)):
+        if not 0 < share < 1:
+            raise UsageError(f"{name} must be between 0 and 1, not {share!r}")
 
 
 def _names(given: Sequence[str]) -> Mapping[str, str]:

@@ -14,8 +14,8 @@ __all__ = ["Fitted", "choose_scales", "fit", "fit_few"]
 
 SAMPLE = 1200  # rows that scales are chosen on: a scale is a signal-to-noise ratio, which does not grow with the rows
 GRID = tuple(10 ** (k / 2) for k in range(-6, 3))  # 0.001 to 10
-START = {"words": 0.1, "topics": 0.1, "answer_counts": 0.1}  # of the other blocks 0.03
-WORTH = 5e-4  # of the error: a smaller gain is chance, and moves no scale
+START = {"words": 0.1, "answer_counts": 0.1}  # of the other blocks 0.03
+WORTH = 2e-3  # of the error: a smaller gain is chance, and moves no scale
 EXACT = 1e-4  # of the right side's length: what is left when the solution is good enough
 STEPS = 200
 
