@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.routellm_data import read, read_all
-from benchmarks.routellm_rows import by_length, by_luck, by_oracle, cross_validated, transferred
+from benchmarks.routellm_rows import by_length, by_luck, by_oracle, cross_validated
 from foreshore.errors import NotFound, UsageError
 from tests.project.benchmark_command import check_refused, run
 from tests.quality.prompts import prompts
@@ -26,7 +26,7 @@ def write(path: Path, count: int, seed: int) -> Path:
     rows = csv.writer(written)
     rows.writerow(["prompt", "weak_correct", "strong_correct", "mid_correct", "weak_response"])
     for text, share in zip(texts, shares, strict=True):
-        weak, strong, mid = rng.random(3) < (share, 0.85, 0.7)
+        weak, strong, mid = rng.random(3) < (share, 0.75, 0.65)
         rows.writerow([text, weak, strong, mid, "It is 4." if weak else "I am not sure, perhaps."])
     data = written.getvalue().encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
@@ -36,8 +36,8 @@ def write(path: Path, count: int, seed: int) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("routellm")
-    write(path / "mmlu.csv.gz", 260, 0)
-    write(path / "gsm8k.csv", 240, 1)
+    write(path / "mmlu.csv.gz", 170, 0)
+    write(path / "gsm8k.csv", 160, 1)
     return path
 
 
@@ -62,8 +62,8 @@ def test_the_rows_of_a_folder(folder: Path) -> None:
             "ours",
         }
     assert rows["mmlu", "published best (sw_ranking)"]["apgr"] == 0.603
-    assert rows["gsm8k", "ours, learnt on mmlu"]["labels"] == 260
-    assert rows["gsm8k", "ours, cascade"]["labels"] == 192
+    assert rows["gsm8k", "ours, learnt on mmlu"]["labels"] == 170
+    assert rows["gsm8k", "ours, cascade"]["labels"] == 128
     assert {"cpt50", "cpt80", "cpt50_envelope", "cpt80_envelope"} <= set(rows["mmlu", "ours"])
     assert 0 < rows["mmlu", "single mid"]["gap_recovered"] < 1.5
 
@@ -78,13 +78,11 @@ def test_what_is_there_to_beat_and_what_is_out_of_reach(folder: Path) -> None:
 
 
 def test_no_prompt_is_judged_by_what_learnt_from_it(folder: Path) -> None:
-    """Outcomes drawn by chance cannot be foretold, unless an estimator saw them."""
+    """Outcomes drawn by chance cannot be foretold, unless the estimator saw them."""
     table = read(folder / "gsm8k.csv")
     table.weak[:] = np.random.default_rng(0).random(len(table)) < 0.5
     table.strong[:] = np.random.default_rng(1).random(len(table)) < 0.7
-    row = cross_validated(table, 0).row()
-    assert row["low"] < 0.5 < row["high"]
-    assert transferred(table, table).row()["low"] > 0.6
+    assert cross_validated(table, 0).row()["low"] < 0.5
 
 
 def test_the_same_words_are_in_the_same_fold(folder: Path) -> None:
