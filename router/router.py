@@ -188,7 +188,10 @@ class Router:
             old, spec = running.get(name), config.targets[name]
             if old is not None and old.spec == spec:
                 return old
-            return self._factory.build(name, spec, self._given.get(name), replaces=old)
+            made = self._factory.build(name, spec, self._given.get(name), replaces=old)
+            if old is not None:
+                made.inherit(old)
+            return made
 
         return Loaded(
             config=config,
