@@ -72,8 +72,8 @@ def test_where_more_rows_cost_as_much_as_they_give_nothing_is_guessed() -> None:
 
 @pytest.mark.parametrize("kind", ["lookup", "draft"])
 def test_the_answer_is_the_same_and_guesses_were_made(tiny: Path, kind: Any) -> None:
-    # How many are guessed follows measured times, and the rounding of logits follows that: in long answers a draw near the
-    # border between two tokens may fall to the other side.
+    # How many are guessed follows measured times, and the rounding of logits follows that: in a long answer a draw near
+    # the border between two tokens may fall to the other side.
     drawn = {**ASK, "temperature": 0.7, "max_tokens": 12}
     with Runtime(tiny, options=EngineOptions(threads=1)) as plain:
         expected = [plain.complete(PROMPT, **ASK).text, plain.complete("x", seed=3, **drawn).text]
