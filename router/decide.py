@@ -21,7 +21,7 @@ from foreshore.router.facts import (
 from foreshore.router.order import Note, ordered
 from foreshore.router.policy import ALWAYS, Policy, Rule, load_scene
 
-__all__ = ["Decision", "Refused", "State", "by_chance", "chance", "decide"]
+__all__ = ["AUTO", "Decision", "Refused", "State", "by_chance", "chance", "decide"]
 
 AUTO = ("", "auto")
 

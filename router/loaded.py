@@ -14,7 +14,7 @@ from foreshore.errors import ConfigError
 from foreshore.router.cascade import Cascade
 from foreshore.router.choices import Choices
 from foreshore.router.constrain import Clearing, constrain
-from foreshore.router.decide import Decision, State, chance, decide
+from foreshore.router.decide import AUTO, Decision, State, chance, decide
 from foreshore.router.estimates import LEARNT, estimated
 from foreshore.router.facts import RequestFacts, TargetFacts
 from foreshore.router.fallback import Fallback
@@ -99,9 +99,15 @@ class Loaded:
             Reading(facts=facts) if estimator is None else Reading(facts=facts, quality=estimator.predict(facts.text))
         )
 
-    def estimate(self, reading: Reading) -> list[TargetFacts]:
+    def route(self, facts: RequestFacts, scene: Scene) -> str:
+        """What requests of one kind have in common, so that forecasts tell kinds apart; "" for one that is pinned."""
+        if facts.model not in AUTO:
+            return ""
+        return self.policy.route(facts, device=scene.device, budget=scene.budget, now=scene.now)
+
+    def estimate(self, reading: Reading, route: str) -> list[TargetFacts]:
         """Every target as it is now, with what is expected of it for this request."""
-        found = [target.facts_for(reading.facts) for target in self.targets.values()]
+        found = [target.facts_for(reading.facts, route) for target in self.targets.values()]
         return estimated(found, reading.facts, reading.quality)
 
     def clear(self, request: Request, facts: RequestFacts, targets: Sequence[TargetFacts], scene: Scene) -> Clearing:
@@ -125,9 +131,9 @@ class Loaded:
         )
         return decide(facts, state)
 
-    def strategy(self, decision: Decision, facts: RequestFacts, choices: int) -> Fallback:
-        """How the decided targets are asked: each for all choices."""
-        asked: list[Backend] = [self.targets[name].asked(facts) for name in decision.targets]
+    def strategy(self, decision: Decision, facts: RequestFacts, choices: int, route: str) -> Fallback:
+        """How the decided targets are asked: each for all choices. `route` as given to `estimate`."""
+        asked: list[Backend] = [self.targets[name].asked(facts, route) for name in decision.targets]
         if choices > 1:
             asked = [Choices(target, choices) for target in asked]
         attempts = self.config.limits.attempts

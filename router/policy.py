@@ -92,6 +92,13 @@ class Policy:
             if rule.where is not None:
                 yield rule.where
 
+    def route(self, request: RequestFacts, *, device: DeviceFacts, budget: BudgetFacts, now: ClockFacts) -> str:
+        """The name of the first rule that holds, "" where none of the file's does: what such requests have in common
+        is known before any target is looked at."""
+        with self.evaluator as evaluator:
+            load_scene(evaluator, request, device, budget, now)
+            return next((rule.name for rule in self.rules if evaluator.ask(rule.when)[0]), "")
+
     def forbids(
         self,
         request: RequestFacts,

@@ -103,11 +103,13 @@ class Router:
             request = as_tenant(request, caller, loaded.config.tenants)
             reading = await _aside(request, caller, loaded.read, request, caller)
             facts = reading.facts
-            scene, targets = self._surroundings.scene(facts.tenant, loaded.policy), loaded.estimate(reading)
+            scene = self._surroundings.scene(facts.tenant, loaded.policy)
+            route = loaded.route(facts, scene)
+            targets = loaded.estimate(reading, route)
             clearing = await _aside(request, caller, loaded.clear, request, facts, targets, scene)
             decision = loaded.decide(facts, targets, clearing, scene, decision_id)
             request = _sooner(clearing.request, arrived, decision.deadline_s)
-            strategy = loaded.strategy(decision, facts, choices)
+            strategy = loaded.strategy(decision, facts, choices, route)
             if self._prompts is not None and loaded.config.learning.remember and not facts.private:
                 self._prompts.keep(decision_id, facts.text)
         except BaseException as error:

@@ -223,3 +223,29 @@ def test_images_are_seen_by_rules(tmp_path: Path) -> None:
 def test_a_config_is_checked_by_the_router_too() -> None:
     with pytest.raises(ConfigError, match="unknown field of target"):
         Router(parse_config(TARGETS + "rules: [{name: r, where: 'target.speed > 1'}]"))
+
+
+def test_answers_are_expected_to_be_as_long_as_the_rules_others_were(tmp_path: Path) -> None:
+    text = "rules: [{name: lists, when: \"request.text.startsWith('list')\"}]"
+    edge = FakeBackend(name="edge")
+
+    async def ask(router: Router, words: str, tokens: int) -> float:
+        edge.script = [Chunk(text="yes"), replace(ANSWER[1], usage=Usage(prompt_tokens=2, completion_tokens=tokens))]
+        request = Request(messages=({"role": "user", "content": words},))
+        exchange = await router.open(request, Caller())
+        async for _ in exchange.stream():
+            pass
+        return exchange.decision.estimates["edge"].answer_tokens
+
+    async def run() -> tuple[float, float]:
+        router = Router(config(text, tmp_path), backends={**fakes(), "edge": edge})
+        for _ in range(30):
+            await ask(router, "list all", 400)
+            await ask(router, "say hi", 4)
+        found = await ask(router, "list all", 400), await ask(router, "say hi", 4)
+        await router.close()
+        return found
+
+    of_lists, of_others = asyncio.run(run())
+    assert of_lists > 200
+    assert of_others < 20
