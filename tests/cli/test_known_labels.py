@@ -64,6 +64,6 @@ def test_an_estimator_is_trained_from_the_store(tmp_path: Path, tiny: Path, monk
     done = CliRunner().invoke(app, ["--store", variant.ref, "--out", str(out)])
     assert done.exit_code == 0, done.output
     found = Estimator.load(out)
-    assert found.predict("sort this 50")[variant.ref] > 0.7 > found.predict("prove this 51")[variant.ref]
+    assert found.predict("sort this 500")[variant.ref] > 0.7 > found.predict("prove this 500")[variant.ref]
     nothing = CliRunner().invoke(app, ["--out", str(out)])
     assert (nothing.exit_code, "nothing to learn from" in nothing.output) == (2, True)

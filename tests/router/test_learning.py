@@ -128,4 +128,4 @@ def test_what_a_gateway_remembers_teaches_an_estimator(tmp_path: Path) -> None:
             decision = served.chat(prompt).headers["x-foreshore-decision"]
             served.http.post("/v1/feedback", json={"decision": decision, "correct": bool(number % 2)})
     learnt = train(labels(file, read_prompts(tmp_path / PROMPTS)))
-    assert learnt.predict("translate line 50")["edge"] > 0.7 > 0.3 > learnt.predict("prove theorem 51")["edge"]
+    assert learnt.predict("translate line 500")["edge"] > 0.7 > 0.3 > learnt.predict("prove theorem 500")["edge"]

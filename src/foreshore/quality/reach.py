@@ -16,6 +16,7 @@ __all__ = ["Reach"]
 SPREADS = 2.0  # standard deviations from the mean at which a count is cut off
 STRANGE = 3  # counts beyond the margin: one may be chance, or a comma where there had been none
 MARGIN = 0.1  # of the range: so far beyond what was seen nothing is strange yet
+LEAST = 0.5  # of a count, whatever its range: among prompts all alike a digit more makes none strange
 
 Matrix = NDArray[np.float32]
 
@@ -34,7 +35,7 @@ class Reach:
         """From (prompts, counts)."""
         spread = counts.std(axis=0)
         least, most = counts.min(axis=0), counts.max(axis=0)
-        margin = MARGIN * (most - least) + np.float32(1e-6)
+        margin = np.maximum(MARGIN * (most - least), np.float32(LEAST))
         usual = np.where(spread > 1e-4, spread, np.float32(1e30)).astype(np.float32)
         return cls(centre=counts.mean(axis=0), spread=usual, least=least - margin, most=most + margin)
 
