@@ -7,7 +7,7 @@ Each class is one variable of the expressions, by the names in `PARTS`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from foreshore.types import Task
@@ -88,19 +88,6 @@ class TargetFacts:
     cost: float = 0.0  # predicted, US dollars
     quality: float = 0.0  # probability that its answer is acceptable
     best: bool = False  # no other target's quality is higher
-
-    def predicted(self, request: RequestFacts) -> TargetFacts:
-        """With TTFT, total time and cost of `request` filled in.
-
-        TTFT: prefill of this prompt and of those before it at the measured rate; a target without a rate of its own
-        (a cloud) is taken at its mean. Total adds one decode step for each answer token.
-        """
-        answer = answer_tokens(request, self)
-        ahead = request.prompt_tokens + self.waiting_tokens
-        ttft_s = ahead / self.prefill_tokens_per_s if self.prefill_tokens_per_s else self.first_token_s
-        decode_s = answer / self.decode_tokens_per_s if self.decode_tokens_per_s else 0.0
-        cost = (request.prompt_tokens * self.input_price + answer * self.output_price) / 1e6
-        return replace(self, ttft_s=ttft_s, total_s=ttft_s + decode_s, cost=cost)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

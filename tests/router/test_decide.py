@@ -15,6 +15,7 @@ from foreshore.errors import BadRequest, NotFound, RoutingError
 from foreshore.policy_config import Objective
 from foreshore.router.constrain import constrain
 from foreshore.router.decide import Decision, State, by_chance, chance, decide
+from foreshore.router.estimates import cost_of
 from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts, TargetFacts
 from foreshore.router.order import scores
 from foreshore.router.policy import Policy
@@ -32,9 +33,8 @@ def decided(text: str, request: Request | None = None, facts: RequestFacts | Non
     config: Config = parse_config(BASE + text)
     policy = Policy(config)
     facts = facts or RequestFacts()
-    targets = [
-        replace(describe(name, spec), **states.get(name, {})).predicted(facts) for name, spec in config.targets.items()
-    ]
+    known = [replace(describe(name, spec), **states.get(name, {})) for name, spec in config.targets.items()]
+    targets = [replace(target, cost=cost_of(target, facts)) for target in known]
     scene = {part: states[part] for part in ("device", "budget", "now") if part in states}
     clearing = constrain(request or Request(), facts, targets, config.targets, policy, **scene)
     chance = {name: states[name] for name in ("explore", "dice") if name in states}
@@ -87,7 +87,7 @@ def test_too_long_for_the_context_goes_elsewhere_unless_nobody_is_left() -> None
 def test_the_unhealthy_are_left_out_and_the_too_slow_come_last() -> None:
     assert decided("", edge={"healthy": False}).targets == ("cloud",)
     assert decided("", edge={"healthy": False}, cloud={"healthy": False}).targets == ("edge", "cloud")
-    slow = {"prefill_tokens_per_s": 10.0, "waiting_tokens": 500}
+    slow = {"ttft_s": 60.0, "total_s": 60.0}
     found = decided("", facts=RequestFacts(prompt_tokens=100, deadline_s=20.0), edge=slow)
     assert found.targets == ("cloud", "edge")
     assert found.estimates["edge"].ttft_s == 60.0
@@ -173,7 +173,7 @@ def test_those_of_which_where_does_not_hold_come_later_and_are_not_lost() -> Non
 def test_where_comes_before_time_and_time_before_the_objective() -> None:
     facts = RequestFacts(deadline_s=10.0)
     text = "rules: [{name: r, objective: {dollars: 1}, where: '!target.local'}]"
-    late = {"prefill_tokens_per_s": 1.0, "waiting_tokens": 50}
+    late = {"total_s": 50.0}
     assert decided(text, facts=facts, cloud=late).targets == ("cloud", "edge")
     assert decided("rules: [{name: r, objective: {dollars: 1}}]", facts=facts, edge=late).targets == ("cloud", "edge")
     assert decided("rules: [{name: r, objective: {dollars: 1}}]", facts=facts).targets == ("edge", "cloud")
@@ -190,9 +190,9 @@ def test_an_objective_weighs_quality_dollars_and_seconds() -> None:
     assert best("quality: 1") == "cloud"
     assert best("quality: 1, dollars: 50") == "cloud"
     assert best("quality: 1, dollars: 500") == "edge"
-    slow = {"first_token_s": 8.0, "quality": 0.9}
-    assert best("quality: 1, seconds: 0.1", cloud=slow, edge={"first_token_s": 1.0, "quality": 0.7}) == "edge"
-    assert best("quality: 10, seconds: 0.1", cloud=slow, edge={"first_token_s": 1.0, "quality": 0.7}) == "cloud"
+    slow = {"total_s": 8.0, "quality": 0.9}
+    assert best("quality: 1, seconds: 0.1", cloud=slow, edge={"total_s": 1.0, "quality": 0.7}) == "edge"
+    assert best("quality: 10, seconds: 0.1", cloud=slow, edge={"total_s": 1.0, "quality": 0.7}) == "cloud"
 
 
 @pytest.mark.parametrize(
@@ -220,13 +220,13 @@ def test_the_sums_of_the_documentations_example_are_right(weights: dict[str, flo
 def test_what_is_not_known_neither_wins_nor_loses() -> None:
     text = "rules: [{name: r, prefer: [cloud, edge], objective: {quality: 1, seconds: 0.01}}]"
     assert decided(text, edge={"quality": 0.9}).targets == ("cloud", "edge")  # 0.9 for both, in order
-    assert decided(text, cloud={"first_token_s": 5.0}).targets == ("cloud", "edge")
-    assert decided(text, edge={"first_token_s": 5.0}, cloud={"first_token_s": float("inf")}).targets[0] == "edge"
+    assert decided(text, cloud={"total_s": 5.0}).targets == ("cloud", "edge")
+    assert decided(text, edge={"total_s": 5.0}, cloud={"total_s": float("inf")}).targets[0] == "edge"
 
 
 def test_a_rules_deadline_and_strategy_stand_in_the_decision() -> None:
     text = "rules: [{name: r, strategy: cascade, confidence: 0.7, deadline: 8}]"
-    found = decided(text, facts=RequestFacts(deadline_s=60.0), edge={"first_token_s": 20.0})
+    found = decided(text, facts=RequestFacts(deadline_s=60.0), edge={"total_s": 20.0})
     assert (found.strategy, found.confidence, found.deadline_s) == ("cascade", 0.7, 8.0)
     assert found.targets == ("cloud", "edge")  # in 60 s the edge would have been on time
 
