@@ -17,8 +17,8 @@ from foreshore.cli.gateway_process import GatewayProcess
 from foreshore.config import Config, parse_config
 from foreshore.quantize import build
 from foreshore.router.exchange import Exchange
-from foreshore.router.forecast import Work
 from foreshore.router.label import Caller
+from foreshore.router.latency.forecast import Work
 from foreshore.router.router import Router
 from foreshore.router.target import Ask
 

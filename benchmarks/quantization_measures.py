@@ -16,8 +16,8 @@ from foreshore.card import Interval
 from foreshore.errors import SetupError
 from foreshore.quantize.bootstrap import coverage
 from foreshore.quantize.device import this_device
-from foreshore.quantize.onnx_builder import build_onnx
-from foreshore.quantize.onnx_measure import measure_speeds
+from foreshore.quantize.onnx.builder import build_onnx
+from foreshore.quantize.onnx.measure import measure_speeds
 from foreshore.quantize.quality import measure_similarity
 from foreshore.quantize.texts import evaluation_text
 from foreshore.store import Store

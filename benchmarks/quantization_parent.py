@@ -13,11 +13,11 @@ from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.quantize import build
 from foreshore.quantize.assemble import assemble, file_bytes
 from foreshore.quantize.calibrate import collect
-from foreshore.quantize.fit_targets import FitTargets
 from foreshore.quantize.native import Plan, plan, quantize
 from foreshore.quantize.quality import Compared, compare
 from foreshore.quantize.reference import Reference
-from foreshore.quantize.search import Found, search
+from foreshore.quantize.search.fit_targets import FitTargets
+from foreshore.quantize.search.search import Found, search
 from foreshore.quantize.texts import Corpus, calibration_text, evaluation_text
 from foreshore.store import Store
 

@@ -26,9 +26,9 @@ import numpy as np
 from benchmarks.models import Shape, write
 from foreshore.cli.bench import Measurement, machine
 from foreshore.cli.console import exit_on_error, out, print_json
-from foreshore.edge.candidates import Candidates, Logits
-from foreshore.edge.chain import Chain, Stage, stages
-from foreshore.edge.sampling import Sampler, logprobs, resolve, warm
+from foreshore.edge.sampling.candidates import Candidates, Logits
+from foreshore.edge.sampling.chain import Chain, Stage, stages
+from foreshore.edge.sampling.sampling import Sampler, logprobs, resolve, warm
 from foreshore.edge.vocab import Vocab
 from foreshore.types import Sampling
 

@@ -19,11 +19,11 @@ from benchmarks.simulate_rules import AWAY, HERE, Fixed, LeastLatency, Told, Unl
 from foreshore.cli.console import exit_on_error
 from foreshore.config import Config, load_config
 from foreshore.errors import UsageError
-from foreshore.router.simulate import Chooser, simulate
-from foreshore.router.simulate_policy import PolicyChooser
-from foreshore.router.simulate_slo import Slo
-from foreshore.router.simulate_speed import CloudSpeed, LocalSpeed, read_speeds
-from foreshore.router.simulate_trace import Trace, read_trace
+from foreshore.router.simulate.policy import PolicyChooser
+from foreshore.router.simulate.simulate import Chooser, simulate
+from foreshore.router.simulate.slo import Slo
+from foreshore.router.simulate.speed import CloudSpeed, LocalSpeed, read_speeds
+from foreshore.router.simulate.trace import Trace, read_trace
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "simulate"
 SLO = Slo(ttft_s=5.0, total_s=30.0)

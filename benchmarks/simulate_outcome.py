@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshore.router.simulate import Run
-from foreshore.router.simulate_report import report
-from foreshore.router.simulate_slo import Slo
+from foreshore.router.simulate.report import report
+from foreshore.router.simulate.simulate import Run
+from foreshore.router.simulate.slo import Slo
 
 __all__ = ["Outcome", "at_cost", "difference", "short"]
 

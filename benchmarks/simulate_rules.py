@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from foreshore.router.facts import RequestFacts
-from foreshore.router.simulate import Choice, Look
-from foreshore.router.simulate_job import Job
+from foreshore.router.simulate.job import Job
+from foreshore.router.simulate.simulate import Choice, Look
 
 __all__ = ["AWAY", "HERE", "Fixed", "LeastLatency", "Told", "Unloaded"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from foreshore.edge.memory import Estimate
-from foreshore.edge.onnx_folder import is_onnx, model_file, open_folder
+from foreshore.edge.onnx.folder import is_onnx, model_file, open_folder
 from foreshore.edge.options import EngineOptions, Load, ModelInfo
 from foreshore.edge.pool import SHARED, Pool
 from foreshore.edge.quarantine import Quarantine

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from foreshore.edge.parse import AnswerParser, Piece
 from foreshore.edge.prepare import Prepared
-from foreshore.edge.sampling import Sampler, logprobs
+from foreshore.edge.sampling.sampling import Sampler, logprobs
 from foreshore.edge.sequence import Sequence
 from foreshore.edge.text import TextStream
 from foreshore.edge.vocab import Vocab

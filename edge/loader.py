@@ -53,7 +53,7 @@ class Loaded:
 def load(path: Path, options: EngineOptions) -> Loaded:
     """Raises `ModelError` for a file that no engine takes, `SetupError` where an engine fails."""
     if path.suffix == ".onnx":
-        from foreshore.edge.onnx_loader import load_onnx  # so that a GGUF model's worker never loads ONNX Runtime
+        from foreshore.edge.onnx.loader import load_onnx  # so that a GGUF model's worker never loads ONNX Runtime
 
         return load_onnx(path, options)
     inspect(path)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foreshore.edge.gguf import TENSOR_TYPES, GgufInfo, Tensor, inspect
-from foreshore.edge.onnx_file import inspect as inspect_onnx
+from foreshore.edge.onnx.file import inspect as inspect_onnx
 from foreshore.edge.options import DEFAULT_CONTEXT, EngineOptions
 
 __all__ = ["Estimate", "estimate", "estimate_gguf", "gib"]

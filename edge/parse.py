@@ -1,7 +1,7 @@
 """Splits a model's raw text, while it streams, into answer, reasoning and tool calls.
 
 Reasoning stands between `<think>` and `</think>` at the very beginning (or from the beginning, where
-the template has opened it). Tool calls are written in the model's own format (`tool_formats`). What does
+the template has opened it). Tool calls are written in the model's own format (`tools.formats`). What does
 not turn out to be a call stays text: nothing a model wrote is lost. However the text is cut into chunks,
 the joined result is the same.
 """
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foreshore.edge.text import held_back
-from foreshore.edge.tool_reader import CallPiece, Reader, reader
-from foreshore.edge.tools import Toolbox
+from foreshore.edge.tools.reader import CallPiece, Reader, reader
+from foreshore.edge.tools.tools import Toolbox
 from foreshore.types import ToolCallDelta, new_id
 
 __all__ = ["AnswerParser", "Piece"]

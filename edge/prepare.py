@@ -9,14 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from foreshore.edge.json_schema import any_json_grammar, schema_grammar
+from foreshore.edge.grammar.json_schema import any_json_grammar, schema_grammar
 from foreshore.edge.options import ModelInfo
 from foreshore.edge.parse import OPEN_THINK
 from foreshore.edge.ranking import Pairing
-from foreshore.edge.sampling import resolve, validate, warm
+from foreshore.edge.sampling.sampling import resolve, validate, warm
 from foreshore.edge.template import ChatTemplate, Segment
-from foreshore.edge.tool_formats import HERMES, tool_format
-from foreshore.edge.tools import Toolbox
+from foreshore.edge.tools.formats import HERMES, tool_format
+from foreshore.edge.tools.tools import Toolbox
 from foreshore.edge.vocab import Vocab
 from foreshore.errors import BadRequest, ContextExceeded
 from foreshore.types import Chunk, Message, Request, Sampling, Usage

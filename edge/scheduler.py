@@ -12,7 +12,7 @@ from typing import Literal
 from foreshore.edge.fairness import Fairness
 from foreshore.edge.ledger import KvLedger
 from foreshore.edge.pacer import Pacer
-from foreshore.edge.prefix import Match, PrefixIndex
+from foreshore.edge.prefix.index import Match, PrefixIndex
 from foreshore.edge.sequence import Sequence
 from foreshore.errors import Overloaded
 from foreshore.types import ServiceTier

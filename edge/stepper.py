@@ -16,9 +16,9 @@ from foreshore.edge.generation import Generation
 from foreshore.edge.meter import Meter
 from foreshore.edge.options import Load
 from foreshore.edge.pacer import ALIGN
-from foreshore.edge.prefix_keeper import PrefixKeeper, fingerprint
-from foreshore.edge.prefix_memory import PrefixMemory
-from foreshore.edge.prefix_store import PrefixStore
+from foreshore.edge.prefix.keeper import PrefixKeeper, fingerprint
+from foreshore.edge.prefix.memory import PrefixMemory
+from foreshore.edge.prefix.store import PrefixStore
 from foreshore.edge.prepare import Prepared
 from foreshore.edge.scheduler import Action, Forget, Park, Plan, Policy, Restore, Scheduler, Share, Slice, Spill
 from foreshore.edge.sequence import Sequence

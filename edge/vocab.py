@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshore.edge.text import utf8
-from foreshore.edge.tool_formats import TAGS
+from foreshore.edge.tools.formats import TAGS
 from foreshore.errors import ModelError
 
 __all__ = ["FirstBytes", "Vocab"]

@@ -13,9 +13,9 @@ from foreshore.quantize.ftypes import ftypes
 if TYPE_CHECKING:
     from foreshore.quantize.builder import build, build_mix
     from foreshore.quantize.cards import measure
-    from foreshore.quantize.fit_targets import FitTargets, parse_fit
-    from foreshore.quantize.onnx_builder import build_onnx
+    from foreshore.quantize.onnx.builder import build_onnx
     from foreshore.quantize.progress import OnProgress, Progress
+    from foreshore.quantize.search.fit_targets import FitTargets, parse_fit
 
 __all__ = ["FitTargets", "OnProgress", "Progress", "build", "build_mix", "build_onnx", "ftypes", "measure", "parse_fit"]
 

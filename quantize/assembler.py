@@ -15,7 +15,7 @@ from foreshore.errors import ModelError
 from foreshore.quantize.blocks import TYPE_NUMBERS, library
 from foreshore.quantize.channel import Json, Tell, serve
 from foreshore.quantize.imatrix import read_imatrix
-from foreshore.quantize.moments import Moments
+from foreshore.quantize.search.moments import Moments
 from foreshore.quantize.tensor_cache import TensorCache
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION

@@ -1,6 +1,6 @@
 """ggml's blocks: one tensor's values to a quantized type and back, and a loaded model's tensors as they lie in memory.
 
-Native code that may assert: only processes that may die import this (`foreshore.quantize.sensitivity`).
+Native code that may assert: only processes that may die import this (`foreshore.quantize.search.sensitivity`).
 """
 
 from __future__ import annotations

@@ -13,14 +13,14 @@ from foreshore.disk import sha256
 from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.errors import ModelError, UsageError
 from foreshore.manifest import Manifest, Parent
-from foreshore.quantize.convert import HfFolder, convert
-from foreshore.quantize.fit_targets import FitTargets, parse_fit
+from foreshore.quantize.convert.convert import HfFolder, convert
 from foreshore.quantize.ftypes import check_imatrix, parse_types
 from foreshore.quantize.imatrix import read_imatrix
 from foreshore.quantize.importance import AUTO, Importance
-from foreshore.quantize.meter import Meter, MeterJob
 from foreshore.quantize.progress import OnProgress, Progress, silent
 from foreshore.quantize.recipes import Base, Mix, Recipe, Uniform
+from foreshore.quantize.search.fit_targets import FitTargets, parse_fit
+from foreshore.quantize.search.meter import Meter, MeterJob
 from foreshore.quantize.source import Origin, locate
 from foreshore.quantize.storing import Facts, Storing
 from foreshore.quantize.texts import Corpus, calibration_text

@@ -10,12 +10,13 @@ from foreshore.card import Card, Divergence, Similarity, Speed
 from foreshore.disk import sha256
 from foreshore.errors import ModelError, NotFound, UsageError
 from foreshore.manifest import Manifest, Source
-from foreshore.quantize import onnx_measure, quality
+from foreshore.quantize import quality
 from foreshore.quantize.accuracy import Task, accuracy, answered, answers, tasks_for
 from foreshore.quantize.builder import build
 from foreshore.quantize.confidences import confidence_card
-from foreshore.quantize.onnx_builder import build_onnx
-from foreshore.quantize.onnx_types import ONNX_F32
+from foreshore.quantize.onnx import measure as onnx_measure
+from foreshore.quantize.onnx.builder import build_onnx
+from foreshore.quantize.onnx.types import ONNX_F32
 from foreshore.quantize.progress import OnCount, OnProgress, Stage, counter, silent
 from foreshore.quantize.reference import Reference
 from foreshore.quantize.speed import measure_speed

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from foreshore.errors import ModelError, NotFound, SetupError, Unauthorized, UsageError
-from foreshore.quantize.hf_folder import META_FILES
+from foreshore.quantize.convert.hf_folder import META_FILES
+from foreshore.quantize.convert.weights import INDEX, WHOLE
 from foreshore.quantize.progress import OnProgress, Progress
-from foreshore.quantize.weights import INDEX, WHOLE
 
 __all__ = ["PREFIX", "Fetched", "HubRef", "fetch"]
 

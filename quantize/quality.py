@@ -25,7 +25,7 @@ from foreshore.edge import EngineOptions, Runtime
 from foreshore.errors import ContextExceeded, ModelError, UsageError
 from foreshore.quantize import bootstrap
 from foreshore.quantize.forward import COMPARED, OnRead, read
-from foreshore.quantize.onnx_graph import weights
+from foreshore.quantize.onnx.graph import weights
 from foreshore.quantize.reference import Reference
 from foreshore.quantize.texts import Corpus
 

@@ -17,13 +17,13 @@ from foreshore.errors import UsageError
 from foreshore.home import home
 from foreshore.manifest import Calibration
 from foreshore.quantize.assemble import assemble
-from foreshore.quantize.fit_targets import FitTargets
 from foreshore.quantize.ftypes import FLOATS
 from foreshore.quantize.importance import Importance
-from foreshore.quantize.meter import Meter, MeterJob
 from foreshore.quantize.native import plan, quantize, quantizer
 from foreshore.quantize.progress import OnProgress, Progress, counter
-from foreshore.quantize.search import Found, search
+from foreshore.quantize.search.fit_targets import FitTargets
+from foreshore.quantize.search.meter import Meter, MeterJob
+from foreshore.quantize.search.search import Found, search
 from foreshore.quantize.texts import Corpus
 
 __all__ = ["Base", "Made", "Mix", "Recipe", "Uniform", "mix_name", "sensitivity"]

@@ -12,7 +12,7 @@ from foreshore.disk import sha256
 from foreshore.edge.gguf import FILE_TYPES, GgufInfo, inspect
 from foreshore.errors import ModelError, NotFound
 from foreshore.manifest import Source, SourceKind
-from foreshore.quantize.convert import HfFolder, open_folder, used_files
+from foreshore.quantize.convert.convert import HfFolder, open_folder, used_files
 from foreshore.quantize.hub import PREFIX, HubRef, fetch
 from foreshore.quantize.progress import OnProgress, Progress
 

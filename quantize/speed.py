@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from foreshore.card import Speed, Spread
 from foreshore.edge import machine
-from foreshore.edge.onnx_folder import is_onnx
+from foreshore.edge.onnx.folder import is_onnx
 from foreshore.edge.options import EngineOptions
 from foreshore.edge.speed import SpeedTest
 from foreshore.quantize.device import this_device

@@ -19,8 +19,8 @@ from foreshore.edge.gguf import GgufInfo, Tensor
 from foreshore.errors import ModelError
 from foreshore.quantize.blocks import dequantize, quantize, row_bytes, to_float32
 from foreshore.quantize.ftypes import FLOATS
-from foreshore.quantize.moments import Moments
-from foreshore.quantize.refine import refine
+from foreshore.quantize.search.moments import Moments
+from foreshore.quantize.search.refine import refine
 
 __all__ = ["TensorCache"]
 

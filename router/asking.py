@@ -8,9 +8,9 @@ from typing import Any
 
 from foreshore.config import Config
 from foreshore.errors import BadRequest, NotFound
+from foreshore.router.api.openai import ChatBody, CompletionBody, EmbeddingBody
 from foreshore.router.fields import BaseBody, parse
 from foreshore.router.label import Caller
-from foreshore.router.openai_api import ChatBody, CompletionBody, EmbeddingBody
 from foreshore.types import Request, Sampling
 
 __all__ = ["DOORS", "asked", "caller_of", "says"]

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from foreshore.config import Price
 from foreshore.errors import DeadlineExceeded, ForeshoreError, RoutingError, Truncated, UsageError
 from foreshore.reliability.event import Event
+from foreshore.router.api.disconnect import ClientGone
 from foreshore.router.decide import Decision
-from foreshore.router.disconnect import ClientGone
 from foreshore.router.facts import RequestFacts, TargetFacts
 from foreshore.router.fallback import Attempt, Fallback
 from foreshore.types import Chunk, Request, TerminalState, Timings, Usage

@@ -18,7 +18,7 @@ import cel
 
 from foreshore.errors import ConfigError
 from foreshore.router.facts import PARTS
-from foreshore.router.lint_types import check_types
+from foreshore.router.lint.types import check_types
 from foreshore.router.plain import Plain, plain
 
 __all__ = ["FUNCTIONS", "KNOWN", "OF_TARGETS", "SCENE", "Expression"]

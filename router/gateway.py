@@ -22,18 +22,18 @@ from starlette.requests import Request as HTTPRequest
 from foreshore.backend import Backend
 from foreshore.config import Config, Tenant
 from foreshore.errors import BadRequest, DeadlineExceeded, ForeshoreError, NotFound, Unauthorized
-from foreshore.router import feedback_api
-from foreshore.router.body import parse_json, read_body
-from foreshore.router.disconnect import ClientGone, while_connected
-from foreshore.router.door import Body, Frame
-from foreshore.router.doors import DOORS
-from foreshore.router.event_stream import EventStream
+from foreshore.router.api import feedback as feedback_api
+from foreshore.router.api.body import parse_json, read_body
+from foreshore.router.api.disconnect import ClientGone, while_connected
+from foreshore.router.api.door import Body, Frame
+from foreshore.router.api.doors import DOORS
+from foreshore.router.api.event_stream import EventStream
+from foreshore.router.api.mishap import defect, on_error, on_http_error
+from foreshore.router.api.openapi import document
 from foreshore.router.exchange import Exchange
 from foreshore.router.facts import RequestFacts
 from foreshore.router.fields import parse
 from foreshore.router.label import Caller
-from foreshore.router.mishap import defect, on_error, on_http_error
-from foreshore.router.openapi import document
 from foreshore.router.router import LARGE, Router
 from foreshore.types import Request, new_id
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from foreshore.router.forecast import Forecaster, Work
+from foreshore.router.latency.forecast import Forecaster, Work
 from foreshore.types import Timings, Usage
 
 __all__ = ["Meter"]

@@ -21,10 +21,10 @@ from foreshore.errors import (
     UpstreamError,
 )
 from foreshore.router.breaker import Breaker
-from foreshore.router.cold_start import measured
 from foreshore.router.facts import RequestFacts, TargetFacts
 from foreshore.router.fallback import has_content
-from foreshore.router.forecast import Forecast, Forecaster, Speeds, Work
+from foreshore.router.latency.cold_start import measured
+from foreshore.router.latency.forecast import Forecast, Forecaster, Speeds, Work
 from foreshore.router.meter import Meter
 from foreshore.types import Chunk, Request, Timings
 

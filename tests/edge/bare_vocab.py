@@ -11,8 +11,8 @@ import gguf
 import llama_cpp.llama_cpp as native
 import numpy as np
 
-from foreshore.edge.candidates import Candidates, Logits
-from foreshore.edge.chain import Chain, Stage, stages
+from foreshore.edge.sampling.candidates import Candidates, Logits
+from foreshore.edge.sampling.chain import Chain, Stage, stages
 from foreshore.edge.vocab import Vocab
 from foreshore.types import Sampling
 

@@ -14,11 +14,11 @@ import pytest
 from foreshore.backend import Answer, collect
 from foreshore.edge import EngineOptions, LocalBackend, Runtime
 from foreshore.edge.engine import Aborted, Engine
-from foreshore.edge.onnx_encoder import OnnxEncoder
-from foreshore.edge.onnx_engine import OnnxEngine
-from foreshore.edge.onnx_folder import open_folder
-from foreshore.edge.onnx_session import Session
-from foreshore.edge.onnx_vocab import OnnxVocab
+from foreshore.edge.onnx.encoder import OnnxEncoder
+from foreshore.edge.onnx.engine import OnnxEngine
+from foreshore.edge.onnx.folder import open_folder
+from foreshore.edge.onnx.session import Session
+from foreshore.edge.onnx.vocab import OnnxVocab
 from foreshore.edge.vocab import Vocab
 from foreshore.errors import BadRequest, ContextExceeded, DeadlineExceeded, ModelError, NotFound, UsageError
 from foreshore.testing import CONTRACT, Check

@@ -18,8 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from foreshore.disk import sha256
 from foreshore.edge import EngineOptions, Runtime
-from foreshore.edge.onnx_file import inspect
-from foreshore.edge.onnx_folder import is_onnx, model_file, open_folder
+from foreshore.edge.onnx.file import inspect
+from foreshore.edge.onnx.folder import is_onnx, model_file, open_folder
 from foreshore.errors import ModelError, NotFound
 from foreshore.manifest import FileRecord, Manifest, Source
 from foreshore.store import Store

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from foreshore.edge import EngineOptions, Runtime
 from foreshore.edge.parse import AnswerParser, Piece
-from foreshore.edge.tool_formats import FORMATS, HERMES, TAGS, ToolFormat, tool_format
-from foreshore.edge.tools import Toolbox
+from foreshore.edge.tools.formats import FORMATS, HERMES, TAGS, ToolFormat, tool_format
+from foreshore.edge.tools.tools import Toolbox
 from foreshore.errors import BadRequest
 
 Parsed = tuple[str, str, list[tuple[str, str]]]

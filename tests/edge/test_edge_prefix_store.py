@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreshore.edge.prefix_store import MIN_TOKENS, PrefixStore
+from foreshore.edge.prefix.store import MIN_TOKENS, PrefixStore
 from foreshore.errors import SetupError
 
 TOKENS = list(range(1000, 1100))

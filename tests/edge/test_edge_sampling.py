@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from foreshore.edge import EngineOptions, Runtime
-from foreshore.edge.candidates import Candidates, Logits
-from foreshore.edge.chain import Chain, Stage
-from foreshore.edge.narrow import best
-from foreshore.edge.sampling import Sampler, logprobs, resolve, validate, warm
-from foreshore.edge.uniform import Uniform
+from foreshore.edge.sampling.candidates import Candidates, Logits
+from foreshore.edge.sampling.chain import Chain, Stage
+from foreshore.edge.sampling.narrow import best
+from foreshore.edge.sampling.sampling import Sampler, logprobs, resolve, validate, warm
+from foreshore.edge.sampling.uniform import Uniform
 from foreshore.edge.vocab import Vocab
 from foreshore.errors import BadRequest, UpstreamError
 from foreshore.types import Sampling

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from foreshore.edge.fairness import Fairness
 from foreshore.edge.ledger import KvLedger
 from foreshore.edge.pacer import Pacer
-from foreshore.edge.prefix import PrefixIndex
+from foreshore.edge.prefix.index import PrefixIndex
 from foreshore.edge.scheduler import Forget, Park, Plan, Policy, Restore, Scheduler, Share, Spill
 from foreshore.edge.sequence import Sequence
 from foreshore.errors import Overloaded

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from foreshore.backend import Answer
 from foreshore.edge import EngineOptions, Runtime
-from foreshore.edge.json_ranges import integers
-from foreshore.edge.json_schema import any_json_grammar, schema_grammar
+from foreshore.edge.grammar.json_ranges import integers
+from foreshore.edge.grammar.json_schema import any_json_grammar, schema_grammar
 from foreshore.errors import BadRequest
 
 INT = {"type": "integer", "minimum": 0, "maximum": 3}

@@ -12,7 +12,7 @@ from benchmarks.latency_baselines import BASELINES, foretold
 from benchmarks.latency_live import Sample
 from benchmarks.latency_traffic import PHASES, Piece, play
 from benchmarks.latency_traffic import TARGETS as LOAD
-from foreshore.router.forecast import Work
+from foreshore.router.latency.forecast import Work
 from tests.project.benchmark_command import check_refused, run
 
 ANSWER = Sample(

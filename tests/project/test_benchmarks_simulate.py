@@ -14,7 +14,7 @@ from benchmarks.simulate import TARGETS, main
 from benchmarks.simulate_outcome import Outcome, at_cost, difference
 from benchmarks.simulate_rules import Fixed, LeastLatency
 from foreshore.router.facts import RequestFacts, TargetFacts
-from foreshore.router.simulate_job import Job
+from foreshore.router.simulate.job import Job
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "simulate" / "trace.csv"
 

@@ -14,7 +14,7 @@ import transformers
 
 from foreshore.edge.gguf import inspect
 from foreshore.errors import ModelError
-from foreshore.quantize.convert import convert, open_folder
+from foreshore.quantize.convert.convert import convert, open_folder
 from tests.quantize.llama_check import logits
 from tests.quantize.tiny_models import LINEAR_ROPE, LLAMA3_ROPE, YARN_ROPE, bert, decoder, edited
 from tests.quantize.tiny_tokenizers import HOSTILE, WORDS, byte_level

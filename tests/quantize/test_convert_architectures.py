@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from foreshore.edge import EngineOptions, LocalBackend
-from foreshore.quantize.convert import open_folder
-from foreshore.quantize.families import FAMILIES
+from foreshore.quantize.convert.convert import open_folder
+from foreshore.quantize.convert.families import FAMILIES
 from foreshore.quantize.source import bundled
 from foreshore.types import Request
 from tests.quantize.llama_check import logits

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreshore.errors import ModelError
-from foreshore.quantize.convert import convert, open_folder
-from foreshore.quantize.weights import unbounded, weight_files
+from foreshore.quantize.convert.convert import convert, open_folder
+from foreshore.quantize.convert.weights import unbounded, weight_files
 from tests.quantize.llama_check import logits
 from tests.quantize.tiny_models import bert, decoder
 from tests.quantize.transformers_check import IDS, check_tokens, converted, fast, reference

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from foreshore.errors import ModelError
-from foreshore.quantize.convert import open_folder
+from foreshore.quantize.convert.convert import open_folder
 from tests.quantize.tiny_models import bert, edited, modern_bert, roberta
 from tests.quantize.transformers_check import converted
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from foreshore.errors import ModelError
-from foreshore.quantize.convert import convert, open_folder
+from foreshore.quantize.convert.convert import convert, open_folder
 from tests.quantize.llama_check import logits
 from tests.quantize.tiny_models import GRANITE4, LLAMA3_ROPE, decoder, edited
 from tests.quantize.transformers_check import IDS, converted, reference

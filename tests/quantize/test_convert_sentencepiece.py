@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreshore.errors import ModelError
-from foreshore.quantize.convert import open_folder
-from foreshore.quantize.pieces import read_pieces
+from foreshore.quantize.convert.convert import open_folder
+from foreshore.quantize.convert.pieces import read_pieces
 from tests.quantize.llama_check import opened, tokens
 from tests.quantize.tiny_models import decoder
 from tests.quantize.tiny_tokenizers import HOSTILE, gemma_pieces, pieces

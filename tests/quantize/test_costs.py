@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foreshore.quantize.costs import Belief, costs
+from foreshore.quantize.search.costs import Belief, costs
 
 ERRORS = {"q2_k": 0.1, "q3_k": 0.03, "q4_k": 0.008, "q5_k": 0.002, "q8_0": 3e-5, "f16": 0.0}
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreshore.errors import UsageError
-from foreshore.quantize.fit_targets import FitTargets, parse_fit
+from foreshore.quantize.search.fit_targets import FitTargets, parse_fit
 
 
 @pytest.mark.parametrize(

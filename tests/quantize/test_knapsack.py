@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreshore.quantize.knapsack import Option, frontier, lightest, solve
+from foreshore.quantize.search.knapsack import Option, frontier, lightest, solve
 
 Options = dict[str, list[Option]]
 

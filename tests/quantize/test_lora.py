@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from foreshore.errors import ModelError, UsageError
-from foreshore.quantize.convert import convert, open_folder
-from foreshore.quantize.lora import convert_lora
+from foreshore.quantize.convert.convert import convert, open_folder
+from foreshore.quantize.convert.lora import convert_lora
 from tests.quantize.llama_check import opened
 from tests.quantize.tiny_adapters import MATRICES, PREFIX, adapter, merged, merged_logits
 from tests.quantize.tiny_models import GRANITE4, bert, decoder

@@ -18,11 +18,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from foreshore.edge import EngineOptions, Runtime
-from foreshore.edge.onnx_file import inspect
+from foreshore.edge.onnx.file import inspect
 from foreshore.errors import ModelError, NotFound, SetupError, UsageError
 from foreshore.manifest import Manifest, Parent
-from foreshore.quantize.onnx_builder import build_onnx
-from foreshore.quantize.onnx_types import ONNX_TYPES, is_onnx_type
+from foreshore.quantize.onnx.builder import build_onnx
+from foreshore.quantize.onnx.types import ONNX_TYPES, is_onnx_type
 from foreshore.quantize.progress import Progress
 from foreshore.quantize.texts import Corpus
 from foreshore.store import Store
@@ -140,7 +140,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from foreshore.errors import ForeshoreError
-from foreshore.quantize.onnx_builder import build_onnx
+from foreshore.quantize.onnx.builder import build_onnx
 from foreshore.quantize.texts import Corpus
 from foreshore.store import Store
 def tell(step):

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from foreshore.edge.onnx_file import inspect
+from foreshore.edge.onnx.file import inspect
 from foreshore.errors import ModelError
-from foreshore.quantize.onnx_graph import DATA, load, pool, quantize_embeddings, save
+from foreshore.quantize.onnx.graph import DATA, load, pool, quantize_embeddings, save
 
 ROWS, WIDTH = 300, 64
 IDS = np.array([[5, 0, 299, 7], [1, 2, 3, 9]])
@@ -91,7 +91,7 @@ def test_tables_that_do_not_fit_stay_as_they_are() -> None:
 
 
 def test_a_large_graph_has_its_weights_in_a_second_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foreshore.quantize.onnx_graph.LARGEST", 1000)
+    monkeypatch.setattr("foreshore.quantize.onnx.graph.LARGEST", 1000)
     path = tmp_path / "model.onnx"
     save(lookup(), path)
     assert (tmp_path / DATA).stat().st_size >= table().nbytes

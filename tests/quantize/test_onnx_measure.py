@@ -12,8 +12,8 @@ from foreshore.card import Card, Device
 from foreshore.errors import UsageError
 from foreshore.manifest import Manifest
 from foreshore.quantize.device import this_device
-from foreshore.quantize.onnx_builder import build_onnx
-from foreshore.quantize.onnx_measure import measure_divergence, measure_speeds
+from foreshore.quantize.onnx.builder import build_onnx
+from foreshore.quantize.onnx.measure import measure_divergence, measure_speeds
 from foreshore.quantize.quality import measure_similarity
 from foreshore.quantize.speed import measure_speed
 from foreshore.quantize.texts import Corpus, evaluation_text

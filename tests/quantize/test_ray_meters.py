@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from foreshore.errors import ModelError, SetupError
-from foreshore.quantize.fit_targets import FitTargets
-from foreshore.quantize.meter import MeterJob
-from foreshore.quantize.ray_meters import Host, RayCluster, ray_cluster
-from foreshore.quantize.search import search
+from foreshore.quantize.search.fit_targets import FitTargets
+from foreshore.quantize.search.meter import MeterJob
+from foreshore.quantize.search.ray_meters import Host, RayCluster, ray_cluster
+from foreshore.quantize.search.search import search
 from tests.quantize.test_search import FEW, TEXT
 from tests.tiny_model import write_decoder
 

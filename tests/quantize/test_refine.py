@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from foreshore.quantize.blocks import dequantize, quantize
 from foreshore.quantize.calibrate import collect
-from foreshore.quantize.moments import Moments, collect_moments
-from foreshore.quantize.refine import refine
+from foreshore.quantize.search.moments import Moments, collect_moments
+from foreshore.quantize.search.refine import refine
 from foreshore.quantize.texts import Corpus
 from tests.tiny_model import write_decoder
 

@@ -27,13 +27,13 @@ from foreshore.card import (
     Spread,
 )
 from foreshore.errors import UsageError
+from foreshore.figure.figure import Axis, Box, Figure, Text
+from foreshore.figure.letters import letter
+from foreshore.figure.png import draw_png
+from foreshore.figure.style import LIGHT
 from foreshore.manifest import Decision, FileRecord, Manifest, Source, quality_sha256
-from foreshore.quantize.report import Cost, Entry, write_report
-from foreshore.quantize.report_figure import Axis, Box, Figure, Text
-from foreshore.quantize.report_front import Sample, draw_front, front_of
-from foreshore.quantize.report_letters import letter
-from foreshore.quantize.report_png import draw_png
-from foreshore.quantize.report_style import LIGHT
+from foreshore.quantize.report.front import Sample, draw_front, front_of
+from foreshore.quantize.report.report import Cost, Entry, write_report
 
 DEVICE = Device(
     fingerprint="f00d", cpu="Small CPU", cores=2, memory_bytes=8 << 30, system="Linux", engine="llama.cpp 1"

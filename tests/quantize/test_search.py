@@ -14,9 +14,9 @@ from foreshore.edge.memory import estimate
 from foreshore.edge.options import EngineOptions
 from foreshore.errors import ModelError, UsageError
 from foreshore.quantize.assemble import assemble, file_bytes
-from foreshore.quantize.fit_targets import FitTargets, parse_fit
-from foreshore.quantize.meter import Meter, MeterJob
-from foreshore.quantize.search import Found, search
+from foreshore.quantize.search.fit_targets import FitTargets, parse_fit
+from foreshore.quantize.search.meter import Meter, MeterJob
+from foreshore.quantize.search.search import Found, search
 from foreshore.quantize.texts import Corpus
 from tests.quantize.test_assemble import write_imatrix
 from tests.tiny_model import write_decoder

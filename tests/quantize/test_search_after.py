@@ -8,10 +8,10 @@ import pytest
 
 from foreshore.edge.gguf import inspect
 from foreshore.quantize.assemble import assemble
-from foreshore.quantize.fit_targets import FitTargets, parse_fit
 from foreshore.quantize.quality import compare
 from foreshore.quantize.reference import Reference
-from foreshore.quantize.search import search
+from foreshore.quantize.search.fit_targets import FitTargets, parse_fit
+from foreshore.quantize.search.search import search
 from tests.quantize.test_search import FEW, TEXT
 from tests.tiny_model import write_decoder
 

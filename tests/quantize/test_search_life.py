@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from foreshore.quantize.fit_targets import FitTargets
-from foreshore.quantize.meter import MODULE, Meter
-from foreshore.quantize.search import Found, search
+from foreshore.quantize.search.fit_targets import FitTargets
+from foreshore.quantize.search.meter import MODULE, Meter
+from foreshore.quantize.search.search import Found, search
 from tests.quantize.test_search import FEW, TEXT
 from tests.tiny_model import write_decoder
 
@@ -37,8 +37,8 @@ class Counted(Meter):
 SEARCH = """
 import os, signal, sys
 from pathlib import Path
-from foreshore.quantize.search import search
-from foreshore.quantize.fit_targets import parse_fit
+from foreshore.quantize.search.search import search
+from foreshore.quantize.search.fit_targets import parse_fit
 from tests.quantize.test_search import FEW, TEXT
 
 def tell(done, total):

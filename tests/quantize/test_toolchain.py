@@ -17,8 +17,8 @@ from foreshore.edge.gguf import inspect
 from foreshore.errors import ModelError, UsageError
 from foreshore.manifest import Manifest
 from foreshore.quantize import build, build_mix, measure
-from foreshore.quantize.fit_targets import parse_fit
 from foreshore.quantize.recipes import mix_name, sensitivity
+from foreshore.quantize.search.fit_targets import parse_fit
 from foreshore.quantize.texts import Corpus
 from foreshore.store import Store
 from tests.quantize.test_build import Seen

@@ -11,7 +11,7 @@ import transformers
 from numpy.typing import NDArray
 
 from foreshore.edge.gguf import GgufInfo, inspect
-from foreshore.quantize.convert import convert, open_folder
+from foreshore.quantize.convert.convert import convert, open_folder
 from tests.quantize.llama_check import embeddings, opened, tokens
 
 IDS = [17, 3, 250, 600, 601, 42, 42, 5, 99, 301] * 12  # longer than the tests' windows and stretched rotations

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from foreshore.cli import app
 from foreshore.config import parse_config
 from foreshore.errors import ConfigError, ForeshoreError
-from foreshore.router.case_file import read_cases
-from foreshore.router.cases import Outcome, run_cases
+from foreshore.router.checks.case_file import read_cases
+from foreshore.router.checks.cases import Outcome, run_cases
 from foreshore.router.policy import Policy
 
 CONFIG = """

@@ -26,10 +26,10 @@ from foreshore.cli.serve import bind
 from foreshore.config import Config, LedgerConfig, Limits, Listen, Privacy, TargetConfig, Tenant
 from foreshore.policy_config import Budget, Constraint, Device, Learning, Objective, Quality, Rule
 from foreshore.reliability.ledger import read_events
-from foreshore.router.doors import DOORS
+from foreshore.router.api.doors import DOORS
+from foreshore.router.api.openai import CHAT_EXTRA
 from foreshore.router.facts import PARTS
 from foreshore.router.fields import HARMLESS
-from foreshore.router.openai_api import CHAT_EXTRA
 from tests.cloud.upstream import delta, head, upstream
 from tests.router.serving import PATIENCE_S
 

@@ -17,8 +17,8 @@ from foreshore.errors import NotFound, UsageError
 from foreshore.reliability.event import Event
 from foreshore.reliability.ledger import Ledger
 from foreshore.router.asking import caller_of, says
-from foreshore.router.changes import changed, parse_settings
-from foreshore.router.explanation import Explanation, explain
+from foreshore.router.checks.changes import changed, parse_settings
+from foreshore.router.checks.explanation import Explanation, explain
 from foreshore.router.policy import Policy
 from foreshore.router.situation import Stage
 

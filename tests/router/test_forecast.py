@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreshore.router.forecast import Forecast, Forecaster, Speeds, Work
-from foreshore.router.prompt_tokens import PromptTokens
-from foreshore.router.quantiles import LEVELS, Distribution, Quantiles
+from foreshore.router.latency.forecast import Forecast, Forecaster, Speeds, Work
+from foreshore.router.latency.prompt_tokens import PromptTokens
+from foreshore.router.latency.quantiles import LEVELS, Distribution, Quantiles
 
 OUTCOMES, WARM_UP = 1500, 100
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from foreshore.cli import app
 from foreshore.config import parse_config
 from foreshore.router.library import NAMES
-from foreshore.router.lint import Report, lint
-from foreshore.router.lint_finding import Finding
+from foreshore.router.lint.finding import Finding
+from foreshore.router.lint.lint import Report, lint
 from foreshore.router.policy import Policy
 
 TARGETS = """

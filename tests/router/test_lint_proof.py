@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from foreshore.config import Budget, Config, Constraint, Price, Privacy, Rule, TargetConfig, Tenant
 from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts
-from foreshore.router.lint_atoms import ERROR, FALSE, TRUE, Atom, Slot
-from foreshore.router.lint_egress import prove
-from foreshore.router.lint_fields import LABELS
-from foreshore.router.lint_reach import Reach
-from foreshore.router.lint_terms import term_of
-from foreshore.router.lint_types import check_types
-from foreshore.router.lint_values import outcome
+from foreshore.router.lint.atoms import ERROR, FALSE, TRUE, Atom, Slot
+from foreshore.router.lint.egress import prove
+from foreshore.router.lint.fields import LABELS
+from foreshore.router.lint.reach import Reach
+from foreshore.router.lint.terms import term_of
+from foreshore.router.lint.types import check_types
+from foreshore.router.lint.values import outcome
 from foreshore.router.policy import Policy, load_scene
 from foreshore.router.rules import OF_TARGETS, SCENE, Evaluator, Expression
 from foreshore.router.situation import Situation

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foreshore.router.lint_types import check_types
+from foreshore.router.lint.types import check_types
 from foreshore.router.rules import OF_TARGETS, SCENE
 from foreshore.router.syntax import MAX_DEPTH, Beyond, Node, parse, walk
 

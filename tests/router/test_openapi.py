@@ -19,8 +19,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from foreshore.config import Config
-from foreshore.router.doors import DOORS
-from foreshore.router.openapi import document
+from foreshore.router.api.doors import DOORS
+from foreshore.router.api.openapi import document
 from foreshore.types import Chunk, Request, Usage
 from tests.router.serving import Served, serving
 

@@ -13,10 +13,10 @@ from foreshore.cli import app
 from foreshore.config import parse_config
 from foreshore.reliability.event import Event
 from foreshore.reliability.ledger import Ledger
+from foreshore.router.checks.diff import PolicyDiff, compare
+from foreshore.router.checks.traffic import Malformed, read_lines
 from foreshore.router.policy import Policy
-from foreshore.router.policy_diff import PolicyDiff, compare
 from foreshore.router.situation import Stage
-from foreshore.router.traffic import Malformed, read_lines
 
 TARGETS = """
 targets:

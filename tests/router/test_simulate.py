@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from foreshore.config import Config
 from foreshore.errors import RoutingError, UsageError
 from foreshore.router.facts import RequestFacts, TargetFacts
-from foreshore.router.simulate import Choice, Look, Run, simulate
-from foreshore.router.simulate_job import Job
-from foreshore.router.simulate_policy import PolicyChooser
-from foreshore.router.simulate_report import curves, report
-from foreshore.router.simulate_slo import Slo
-from foreshore.router.simulate_speed import CloudSpeed, LocalSpeed, Spread
-from foreshore.router.simulate_trace import Arrival, Trace
+from foreshore.router.simulate.job import Job
+from foreshore.router.simulate.policy import PolicyChooser
+from foreshore.router.simulate.report import curves, report
+from foreshore.router.simulate.simulate import Choice, Look, Run, simulate
+from foreshore.router.simulate.slo import Slo
+from foreshore.router.simulate.speed import CloudSpeed, LocalSpeed, Spread
+from foreshore.router.simulate.trace import Arrival, Trace
 
 EDGE = {"kind": "local", "model": "m"}
 CLOUD = {"kind": "openai", "model": "c", "base_url": "http://127.0.0.1:1", "price": {"input": 2.0, "output": 10.0}}

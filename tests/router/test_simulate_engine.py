@@ -10,10 +10,10 @@ from foreshore.config import Config
 from foreshore.edge.scheduler import Policy, Scheduler
 from foreshore.edge.sequence import Sequence
 from foreshore.router.facts import RequestFacts
-from foreshore.router.simulate import Choice, Look, simulate
-from foreshore.router.simulate_job import Job
-from foreshore.router.simulate_speed import LocalSpeed
-from foreshore.router.simulate_trace import Arrival, Trace
+from foreshore.router.simulate.job import Job
+from foreshore.router.simulate.simulate import Choice, Look, simulate
+from foreshore.router.simulate.speed import LocalSpeed
+from foreshore.router.simulate.trace import Arrival, Trace
 
 SPEED = LocalSpeed(
     prefill_tokens_per_s=305, decode_tokens_per_s={1: 32, 4: 98, 16: 164}, queue_limit=1000, queue_wait_s=86_400

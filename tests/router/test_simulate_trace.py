@@ -14,8 +14,8 @@ from foreshore.config import Config
 from foreshore.errors import ConfigError, NotFound, UsageError
 from foreshore.reliability.event import Event
 from foreshore.reliability.ledger import Ledger, read_events
-from foreshore.router.simulate_speed import CloudSpeed, LocalSpeed, complete, of_card, of_events, read_speeds
-from foreshore.router.simulate_trace import Arrival, read_trace
+from foreshore.router.simulate.speed import CloudSpeed, LocalSpeed, complete, of_card, of_events, read_speeds
+from foreshore.router.simulate.trace import Arrival, read_trace
 from foreshore.types import Timings, Usage
 
 HEAD = "TIMESTAMP,ContextTokens,GeneratedTokens"

@@ -34,7 +34,7 @@ def lora(
 ) -> None:
     """Convert a LoRA adapter, as PEFT saves it, for the variants of the model it was trained on."""
     with exit_on_error():
-        from foreshore.quantize.lora import convert_lora
+        from foreshore.quantize.convert.lora import convert_lora
 
         made = convert_lora(folder, _path_of(base), output)
         facts = _facts(made)

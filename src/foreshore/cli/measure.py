@@ -20,7 +20,7 @@ from foreshore.store import Store
 if TYPE_CHECKING:
     from foreshore.quantize.accuracy import Task
     from foreshore.quantize.gate import Gate
-    from foreshore.quantize.report import Cost
+    from foreshore.quantize.report.report import Cost
     from foreshore.quantize.texts import Corpus
 
 __all__ = ["Measures", "measure", "report", "write"]
@@ -97,7 +97,7 @@ def report(
 
 def write(name: str, target: Path) -> None:
     """The report of all variants of `name` that were measured."""
-    from foreshore.quantize.report import Entry, write_report
+    from foreshore.quantize.report.report import Entry, write_report
 
     store = Store()
     found = [m for m in store.list() if m.name == name and m.card is not None]
@@ -115,7 +115,7 @@ def _costs(store: Store, manifest: Manifest) -> list[Cost]:
     from foreshore.edge.gguf import inspect
     from foreshore.quantize.assemble import tensor_bytes
     from foreshore.quantize.recipes import sensitivity
-    from foreshore.quantize.report import Cost
+    from foreshore.quantize.report.report import Cost
 
     alone = sensitivity(manifest.files[manifest.main].sha256)
     tensors = {t.name: t for t in inspect(store.path(manifest)).tensors} if alone else {}

@@ -20,7 +20,7 @@ from foreshore.errors import UsageError
 from foreshore.manifest import Manifest
 
 if TYPE_CHECKING:
-    from foreshore.quantize.fit_targets import FitTargets
+    from foreshore.quantize.search.fit_targets import FitTargets
 
 __all__ = ["app", "manifest_table", "show"]
 
@@ -90,9 +90,9 @@ class Plan:
     @classmethod
     def of(cls, types: str | None, fit: list[str] | None, budget: float | None, refine: bool, ray: str | None) -> Plan:
         from foreshore.quantize.builder import BUDGET_S
-        from foreshore.quantize.fit_targets import parse_fit
         from foreshore.quantize.ftypes import parse_types
-        from foreshore.quantize.onnx_types import is_onnx_type, parse_onnx_types
+        from foreshore.quantize.onnx.types import is_onnx_type, parse_onnx_types
+        from foreshore.quantize.search.fit_targets import parse_fit
 
         if not fit and (budget is not None or refine or ray is not None):
             raise UsageError("--budget, --refine and --ray are for a search", hint='say what for: --fit "size<=300MB"')
@@ -130,7 +130,7 @@ class Plan:
         if self.ray is None:
             yield {}
             return
-        from foreshore.quantize.ray_meters import ray_cluster
+        from foreshore.quantize.search.ray_meters import ray_cluster
 
         with ray_cluster(self.ray) as cluster:
             yield {"workers": cluster.workers, "meters": cluster.make}

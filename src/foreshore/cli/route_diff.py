@@ -14,9 +14,9 @@ from foreshore.cli.route_options import JsonOption
 from foreshore.errors import UsageError
 
 if TYPE_CHECKING:
-    from foreshore.router.policy_diff import Group, PolicyDiff, Side
+    from foreshore.router.checks.diff import Group, PolicyDiff, Side
+    from foreshore.router.checks.traffic import Malformed, Row
     from foreshore.router.situation import Stage
-    from foreshore.router.traffic import Malformed, Row
 
 __all__ = ["diff"]
 
@@ -42,7 +42,7 @@ def diff(
     Exit codes: 0, 2 where lines could not be read, 3 where a request may leave that could not, or did not, before.
     """
     with exit_on_error():
-        from foreshore.router.policy_diff import compare
+        from foreshore.router.checks.diff import compare
 
         if not on and ledger is None:
             raise UsageError("there is no traffic to compare on", hint="give --on FILE or --ledger FILE")
@@ -64,7 +64,7 @@ def _stage(path: Path) -> Stage:
 
 
 def _rows(files: Iterable[Path], ledger: Path | None) -> Iterator[Row | Malformed]:
-    from foreshore.router.traffic import read_ledger, read_lines
+    from foreshore.router.checks.traffic import read_ledger, read_lines
 
     for file in files:
         yield from read_lines(file)
@@ -74,7 +74,7 @@ def _rows(files: Iterable[Path], ledger: Path | None) -> Iterator[Row | Malforme
 
 def _unseen(stages: Iterable[Stage]) -> list[str]:
     """What either policy looks at and a row without content does not tell."""
-    from foreshore.router.recorded import forgotten
+    from foreshore.router.checks.recorded import forgotten
 
     return sorted({path for stage in stages for path in forgotten(stage.policy)})
 
@@ -109,7 +109,7 @@ def _group(group: Group) -> dict[str, Any]:
 
 
 def _sorted(groups: dict[Any, Group]) -> Iterable[Group]:
-    from foreshore.router.policy_diff import sorted_groups
+    from foreshore.router.checks.diff import sorted_groups
 
     return sorted_groups(groups.values())
 

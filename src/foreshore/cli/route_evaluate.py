@@ -19,7 +19,7 @@ from foreshore.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from foreshore.reliability.off_policy import Evaluation, Row
-    from foreshore.router.redecide import Redecider
+    from foreshore.router.checks.redecide import Redecider
 
 __all__ = ["evaluate"]
 
@@ -47,7 +47,7 @@ def evaluate(
     with exit_on_error():
         from foreshore.config import load_config
         from foreshore.reliability.off_policy import evaluate as estimate
-        from foreshore.router.redecide import Redecider
+        from foreshore.router.checks.redecide import Redecider
 
         if not config.is_file():
             raise NotFound(f"there is no config file {str(config)!r}")
@@ -84,7 +84,7 @@ def _rewarded(file: Path, reward: Reward, held_out: bool) -> Iterator[tuple[Mapp
 
 def _rows(rewarded: Iterable[tuple[Mapping[str, Any], float]], policy: Redecider) -> Iterator[Row]:
     from foreshore.reliability.off_policy import Row
-    from foreshore.router.redecide import action
+    from foreshore.router.checks.redecide import action
 
     for event, value in rewarded:
         targets = event["targets"]

@@ -14,7 +14,7 @@ from foreshore.errors import UsageError
 
 if TYPE_CHECKING:
     from foreshore.config import Config
-    from foreshore.router.explanation import Explanation
+    from foreshore.router.checks.explanation import Explanation
     from foreshore.router.situation import Stage
 
 __all__ = ["explain"]
@@ -45,7 +45,7 @@ def explain(
     """
     with exit_on_error():
         from foreshore.config import find_config, load_config
-        from foreshore.router.changes import parse_settings
+        from foreshore.router.checks.changes import parse_settings
         from foreshore.router.policy import Policy
         from foreshore.router.situation import Stage
 
@@ -77,7 +77,7 @@ def _prompt(
     max_tokens: int | None,
 ) -> Explanation:
     from foreshore.router.asking import caller_of, says
-    from foreshore.router.explanation import explain
+    from foreshore.router.checks.explanation import explain
     from foreshore.router.surroundings import clock
 
     config: Config = stage.config
@@ -88,8 +88,8 @@ def _prompt(
 
 def _past(decision_id: str, stage: Stage, settings: dict[str, Any]) -> tuple[Explanation, dict[str, Any]]:
     """As the config here would decide now, and what the ledger says was decided."""
-    from foreshore.router.explanation import explain
-    from foreshore.router.recorded import event_of, forgotten, situation_of_event
+    from foreshore.router.checks.explanation import explain
+    from foreshore.router.checks.recorded import event_of, forgotten, situation_of_event
 
     event = event_of(decision_id, stage.config.ledger.file)
     found = explain(situation_of_event(event, stage), stage, settings, recorded=True)

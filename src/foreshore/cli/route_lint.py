@@ -14,8 +14,8 @@ from foreshore.cli.route_options import ConfigOption, JsonOption
 
 if TYPE_CHECKING:
     from foreshore.config import Config
-    from foreshore.router.lint import Report
-    from foreshore.router.lint_egress import Egress
+    from foreshore.router.lint.egress import Egress
+    from foreshore.router.lint.lint import Report
 
 __all__ = ["lint"]
 
@@ -46,8 +46,8 @@ def lint(
 
 
 def _report(config: Config, path: Path | None, kinds: Sequence[str]) -> Report:
-    from foreshore.router.lint import Report, lint, mistakes
-    from foreshore.router.lint_finding import Finding
+    from foreshore.router.lint.finding import Finding
+    from foreshore.router.lint.lint import Report, lint, mistakes
     from foreshore.router.policy import Policy
 
     where = str(path or "built in")

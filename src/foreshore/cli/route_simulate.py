@@ -17,9 +17,9 @@ from foreshore.errors import SetupError, UsageError
 
 if TYPE_CHECKING:
     from foreshore.config import Config
-    from foreshore.router.simulate_report import Figures, Report
-    from foreshore.router.simulate_speed import CloudSpeed, LocalSpeed
-    from foreshore.router.simulate_trace import Trace
+    from foreshore.router.simulate.report import Figures, Report
+    from foreshore.router.simulate.speed import CloudSpeed, LocalSpeed
+    from foreshore.router.simulate.trace import Trace
 
 __all__ = ["simulate"]
 
@@ -49,11 +49,11 @@ def simulate(
     """Replay a trace through a policy and simulated targets: objectives kept, cost, share local, times, load."""
     with exit_on_error():
         from foreshore.config import find_config, load_config
-        from foreshore.router.simulate import simulate as run_through
-        from foreshore.router.simulate_policy import PolicyChooser
-        from foreshore.router.simulate_report import curves, report
-        from foreshore.router.simulate_slo import Slo
-        from foreshore.router.simulate_trace import read_trace
+        from foreshore.router.simulate.policy import PolicyChooser
+        from foreshore.router.simulate.report import curves, report
+        from foreshore.router.simulate.simulate import simulate as run_through
+        from foreshore.router.simulate.slo import Slo
+        from foreshore.router.simulate.trace import read_trace
 
         if plot is not None and plot.suffix.lower() not in FORMS:
             raise UsageError(f"--plot: {str(plot)!r} has none of the endings {', '.join(FORMS)}")
@@ -98,7 +98,7 @@ def _warn(config: Config) -> None:
 
 def _speeds(config: Config, path: Path | None, trace: Trace) -> Mapping[str, LocalSpeed | CloudSpeed]:
     """What the file says; for targets it leaves out, what a variant's card or the trace's own events have measured."""
-    from foreshore.router.simulate_speed import complete, of_events, read_speeds
+    from foreshore.router.simulate.speed import complete, of_events, read_speeds
 
     found = read_speeds(path) if path else {}
     for name, spec in config.targets.items():
@@ -115,7 +115,7 @@ def _of_store(model: str, slots: int | None) -> LocalSpeed | None:
     from foreshore.card import Card
     from foreshore.errors import ForeshoreError
     from foreshore.quantize.device import this_device
-    from foreshore.router.simulate_speed import of_card
+    from foreshore.router.simulate.speed import of_card
     from foreshore.store import Store
 
     try:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from foreshore.quantize.report_figure import Axis, Figure, Line, Mark, Point, Text, number
-from foreshore.quantize.report_html import Html, svg, tag
-from foreshore.quantize.report_png import draw_png
-from foreshore.quantize.report_style import LIGHT, style
-from foreshore.router.simulate_report import Curves, Report
+from foreshore.figure.figure import Axis, Figure, Line, Mark, Point, Text, number
+from foreshore.figure.html import Html, svg, tag
+from foreshore.figure.png import draw_png
+from foreshore.figure.style import LIGHT, style
+from foreshore.router.simulate.report import Curves, Report
 
 __all__ = ["draw"]
 

@@ -12,7 +12,7 @@ from foreshore.cli.console import err, exit_on_error, out, print_json
 from foreshore.cli.route_options import ConfigOption, JsonOption
 
 if TYPE_CHECKING:
-    from foreshore.router.cases import Outcome
+    from foreshore.router.checks.cases import Outcome
 
 __all__ = ["run"]
 
@@ -25,8 +25,8 @@ def run(
     """Decide on each case and hold what comes out against what is expected; exit code 1 where one differs."""
     with exit_on_error():
         from foreshore.config import find_config, load_config
-        from foreshore.router.case_file import read_cases
-        from foreshore.router.cases import run_cases
+        from foreshore.router.checks.case_file import read_cases
+        from foreshore.router.checks.cases import run_cases
         from foreshore.router.policy import Policy
 
         path = find_config(config)

@@ -1,0 +1,1 @@
+"""Grammars that an answer follows: JSON Schema and regular expressions to GBNF, and GBNF while tokens are drawn."""

@@ -1,0 +1,1 @@
+"""The second engine: ONNX Runtime, for encoders and decoders that optimum exported."""

@@ -1,0 +1,1 @@
+"""Tool calls in the format that a model writes."""

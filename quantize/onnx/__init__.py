@@ -1,0 +1,1 @@
+"""Variants for ONNX Runtime: exported, quantized and measured in a child process."""

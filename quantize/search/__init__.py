@@ -1,0 +1,1 @@
+"""The mix of types that costs least within a bound: measured, solved as a knapsack, measured again."""

@@ -1,0 +1,51 @@
+"""The second moments of what goes into each weight, (columns, columns): what `refine` rounds by."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshore.edge.options import EngineOptions
+from foreshore.quantize import child
+from foreshore.quantize.texts import Corpus
+
+__all__ = ["Moments", "collect_moments"]
+
+TOKENS = 16_384  # read, at most
+CONTEXT = 512
+
+
+class Moments:
+    """A file of `collect_moments`, read as it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._arrays = np.load(path, allow_pickle=False)
+        self._inputs = dict(zip(self._arrays["names"].tolist(), self._arrays["inputs"].tolist(), strict=True))
+
+    def get(self, name: str) -> NDArray[np.float32] | None:
+        number = self._inputs.get(name)
+        return None if number is None else np.asarray(self._arrays[f"input{number}"], np.float32)
+
+
+def collect_moments(model: Path, corpus: Corpus, target: Path, *, threads: int | None = None) -> Path:
+    """Read `corpus` with the GGUF file `model`, and write `target`, whole or not at all. Of inputs that are too wide
+    for the memory that this may take, nothing is collected. Raises what `Child.ask` does."""
+    draft = target.with_name(f".{target.name}.{os.getpid()}.npz")
+    job = {
+        "model": str(model),
+        "text": corpus.text,
+        "special": corpus.special,
+        "context": CONTEXT,
+        "tokens": TOKENS,
+        "threads": EngineOptions(threads=threads).thread_count,
+        "target": str(draft),
+    }
+    try:
+        child.run("foreshore.quantize.search.moments_child", job, doing=f"read a text with {model.name!r}")
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target

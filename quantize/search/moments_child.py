@@ -1,0 +1,83 @@
+"""Collects second moments in a process: `python -P -m foreshore.quantize.search.moments_child`, driven by `moments`.
+
+It tells the tokens read. The file has `names` and `inputs` of the same length, and an array `inputN` (columns, columns)
+for each number in `inputs`: weights that share an input share it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshore.edge.gguf import inspect
+from foreshore.quantize.activations import Activations, Node, weight_name
+from foreshore.quantize.calibrate_child import Reader
+from foreshore.quantize.channel import Json, Tell, serve
+
+MOST_BYTES = 1 << 30  # of all moments together
+WIDEST = 2048  # columns: beyond, rounding by them takes too long
+
+
+class Products(Activations):
+    """Sums X'X of each input, X (tokens, columns), where the weights are one matrix."""
+
+    def __init__(self, widest: int) -> None:
+        super().__init__(output=True)
+        self.inputs: dict[str, int] = {}
+        self.products: list[NDArray[np.float32]] = []
+        self._widest = widest
+        self._last: tuple[int, int] | None = None  # address and number of the input that was summed last
+
+    def begin(self) -> None:
+        super().begin()
+        self._last = None
+
+    def _matrices(self, weight: Node, inputs: Node) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        if weight.ne[0] <= self._widest and weight.ne[2] == weight.ne[3] == inputs.ne[2] == inputs.ne[3] == 1:
+            self._sum(weight_name(weight), inputs)
+        return super()._matrices(weight, inputs)
+
+    def _sum(self, name: str, inputs: Node) -> None:
+        address = ctypes.addressof(inputs)
+        if self._last is None or self._last[0] != address:
+            number = self.inputs.get(name, len(self.products))
+            rows = inputs.array(np.float32)[0, 0]
+            if number == len(self.products):
+                self.products.append(rows.T @ rows)
+            else:
+                self.products[number] += rows.T @ rows
+            self._last = address, number
+        self.inputs[name] = self._last[1]
+
+
+def collect(job: Json, tell: Tell) -> Json:
+    info = inspect(job["model"])
+    products = Products(_widest(sorted(t.shape[0] for t in info.tensors if len(t.shape) == 2)))
+    size = min(job["context"], info.context_length or job["context"])
+    reader = Reader(Path(job["model"]), products, context=size, threads=job["threads"])
+    tokens = reader.vocab.tokenize(job["text"], special=job["special"], begin=True)[: job["tokens"]]
+    size = min(size, len(tokens))  # of chunks; what is left over at the end is not read
+    for start in range(0, len(tokens) - size + 1, size or 1):
+        reader.read(tokens[start : start + size])
+        tell(start + size, len(tokens))
+    arrays = {f"input{number}": product for number, product in enumerate(products.products)}
+    np.savez(job["target"], names=list(products.inputs), inputs=list(products.inputs.values()), **arrays)  # type: ignore[arg-type]
+    return {}
+
+
+def _widest(columns: list[int]) -> int:
+    """The most columns such that all tensors up to it stay within `MOST_BYTES`."""
+    total, found = 0, 0
+    for width in columns:
+        total += 4 * width * width
+        if width > WIDEST or total > MOST_BYTES:
+            return found if width != found else found - 1
+        found = width
+    return found
+
+
+if __name__ == "__main__":
+    serve(collect)
