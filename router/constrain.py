@@ -7,7 +7,6 @@ task, and it must honour every field of the request. Then the config's own const
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from foreshore.clearance import grant
 from foreshore.config import TargetConfig
@@ -24,12 +23,13 @@ from foreshore.router.facts import (
 )
 from foreshore.router.honours import unhonoured
 from foreshore.router.policy import Exclusion, Policy
+from foreshore.router.record import record
 from foreshore.types import Request
 
 __all__ = ["Clearing", "Exclusion", "constrain", "refusal"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Clearing:
     """`request` carries the clearance for exactly `allowed`; everyone else stands in `excluded`."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from foreshore.errors import NotFound, RoutingError
 from foreshore.router.constrain import Clearing, refusal
@@ -18,15 +17,16 @@ from foreshore.router.facts import (
     RequestFacts,
     TargetFacts,
 )
-from foreshore.router.order import Note, ordered
-from foreshore.router.policy import ALWAYS, Policy, Rule, load_scene
+from foreshore.router.order import ordered
+from foreshore.router.policy import ALWAYS, Match, Note, Policy, Rule, Scene
+from foreshore.router.record import record
 
 __all__ = ["AUTO", "Decision", "Refused", "State", "by_chance", "chance", "decide"]
 
 AUTO = ("", "auto")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class State:
     """All that a decision depends on besides the request's facts. `targets` carry their predictions.
 
@@ -41,9 +41,10 @@ class State:
     now: ClockFacts = ANY_TIME
     explore: float = 0.0
     dice: float = 1.0
+    match: Match | None = None  # the policy's for these facts, where somebody has looked already
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Decision:
     """`targets` in the order they are tried. `propensity`: how probable this first choice was (1: never by chance)."""
 
@@ -73,28 +74,27 @@ class Refused(RoutingError):
 
 def decide(facts: RequestFacts, state: State) -> Decision:
     """Raises `NotFound` for a model nobody serves, `Refused`, `RoutingError` or `BadRequest` where nobody is left."""
+    policy, clearing = state.policy, state.clearing
+    scene = Scene(facts, state.device, state.budget, state.now)
     known = {t.name: t for t in state.targets}
     notes: list[Note] = []
     named: set[str] = set()
-    with state.policy.evaluator as evaluator:
-        load_scene(evaluator, facts, state.device, state.budget, state.now)
-        for rule in _candidates(facts, state):
-            holds, why = evaluator.ask(rule.when)
-            if not holds:
-                if why:
-                    notes.append(("rule %r skipped: its condition %s", [rule.name], [why]))
-                continue
-            if rule.refuse:
-                raise Refused(rule)
-            cleared = [known[name] for name in rule.prefer if name in state.clearing.allowed]
-            if cleared:
-                if state.clearing.excluded:
-                    notes.extend(_excluded(rule, state.clearing))
-                order = ordered(facts, rule, cleared, evaluator, notes)
-                return _decision(facts, rule, order, state, known, notes)
-            named.update(rule.prefer)
-            notes.append(("%r passed over: none of its targets may see this request", [rule.name]))
-    raise refusal([e for e in state.clearing.excluded if e.target in named])
+    match = _match(scene, state)
+    while match is not None:
+        rule = match.rule
+        notes += match.notes
+        if rule.refuse:
+            raise Refused(rule)
+        cleared = [known[name] for name in rule.prefer if name in clearing.allowed]
+        if cleared:
+            if clearing.excluded:
+                notes += _excluded(rule, clearing)
+            order = ordered(rule, cleared, scene, policy.evaluator, notes)
+            return _decision(facts, rule, order, state, known, notes)
+        named.update(rule.prefer)
+        notes.append(("%r passed over: none of its targets may see this request", [rule.name]))
+        match = None if match.number < 0 else policy.match(scene, after=match.number)
+    raise refusal([e for e in clearing.excluded if e.target in named])
 
 
 def chance(decision_id: str, of: str) -> float:
@@ -103,16 +103,17 @@ def chance(decision_id: str, of: str) -> float:
     return (int.from_bytes(digest) >> 11) / (1 << 53)
 
 
-def _candidates(facts: RequestFacts, state: State) -> Sequence[Rule]:
-    """The target the caller pinned by name or model, else every rule and the default."""
-    if facts.model in AUTO:
-        return state.policy.candidates
-    pinned = [t.name for t in state.targets if t.name == facts.model]
-    pinned = pinned or [t.name for t in state.targets if t.model == facts.model]
+def _match(scene: Scene, state: State) -> Match | None:
+    """The target the caller pinned by name or model, else the first rule that holds."""
+    model = scene.request.model
+    if model in AUTO:
+        return state.match or state.policy.match(scene)
+    pinned = [t.name for t in state.targets if t.name == model]
+    pinned = pinned or [t.name for t in state.targets if t.model == model]
     if not pinned:
         hint = f"use 'auto' or one of: {', '.join(t.name for t in state.targets)}"
-        raise NotFound(f"there is no model {facts.model[:100]!r}", hint=hint, param="model")
-    return (Rule(name="pinned", when=ALWAYS, prefer=tuple(pinned)),)
+        raise NotFound(f"there is no model {model[:100]!r}", hint=hint, param="model")
+    return Match(-1, Rule(name="pinned", when=ALWAYS, prefer=tuple(pinned)))
 
 
 def _excluded(rule: Rule, clearing: Clearing) -> Iterator[Note]:

@@ -7,9 +7,10 @@ Each class is one variable of the expressions, by the names in `PARTS`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from foreshore.router.record import record
 from foreshore.types import Task
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 NO_LIMIT = 1e18  # US dollars: what is left where there is no budget; CEL knows no infinity
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RequestFacts:
     """`request.*` in a rule. Token counts are estimates made before any tokenizer has seen the text."""
 
@@ -55,7 +56,7 @@ class RequestFacts:
         return {name: getattr(self, name) for name in self.__slots__ if name not in hidden}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TargetFacts:
     """`target.*` in a rule. 0 means: not known, or not measured yet."""
 
@@ -90,7 +91,7 @@ class TargetFacts:
     best: bool = False  # no other target's quality is higher
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DeviceFacts:
     """`device.*`: this machine, as sampled in the background. The defaults: on mains, with a network."""
 
@@ -103,7 +104,7 @@ class DeviceFacts:
     online: bool = True  # whether the cloud targets' hosts can be reached
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class BudgetFacts:
     """`budget.*`: of the request's tenant in its period, US dollars."""
 
@@ -113,7 +114,7 @@ class BudgetFacts:
     share_left: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ClockFacts:
     """`now.*`: the local time of this machine."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from foreshore.backend import Backend
 from foreshore.config import Config
 from foreshore.errors import ConfigError
+from foreshore.router import program
 from foreshore.router.cascade import Cascade
 from foreshore.router.choices import Choices
 from foreshore.router.constrain import Clearing, constrain
@@ -20,7 +21,7 @@ from foreshore.router.facts import RequestFacts, TargetFacts
 from foreshore.router.fallback import Fallback
 from foreshore.router.label import Caller, label
 from foreshore.router.library import text_of
-from foreshore.router.policy import Policy
+from foreshore.router.policy import Match, Policy
 from foreshore.router.surroundings import Scene
 from foreshore.router.target import Target
 from foreshore.router.tenants import Tenants
@@ -99,11 +100,16 @@ class Loaded:
             Reading(facts=facts) if estimator is None else Reading(facts=facts, quality=estimator.predict(facts.text))
         )
 
-    def route(self, facts: RequestFacts, scene: Scene) -> str:
-        """What requests of one kind have in common, so that forecasts tell kinds apart; "" for one that is pinned."""
+    def match(self, facts: RequestFacts, scene: Scene) -> Match | None:
+        """The first rule that holds, before any target is looked at; None for a request that is pinned."""
         if facts.model not in AUTO:
-            return ""
-        return self.policy.route(facts, device=scene.device, budget=scene.budget, now=scene.now)
+            return None
+        return self.policy.match(program.Scene(facts, scene.device, scene.budget, scene.now))
+
+    def route(self, match: Match | None) -> str:
+        """What requests of one kind have in common, so that forecasts tell kinds apart: the rule's name, "" for none
+        of the file's."""
+        return match.rule.name if match is not None and match.rule is not self.policy.default else ""
 
     def estimate(self, reading: Reading, route: str) -> list[TargetFacts]:
         """Every target as it is now, with what is expected of it for this request."""
@@ -117,7 +123,13 @@ class Loaded:
         )
 
     def decide(
-        self, facts: RequestFacts, targets: Sequence[TargetFacts], clearing: Clearing, scene: Scene, decision_id: str
+        self,
+        facts: RequestFacts,
+        targets: Sequence[TargetFacts],
+        clearing: Clearing,
+        scene: Scene,
+        decision_id: str,
+        match: Match | None = None,
     ) -> Decision:
         state = State(
             policy=self.policy,
@@ -128,6 +140,7 @@ class Loaded:
             now=scene.now,
             explore=self.config.learning.explore,
             dice=chance(decision_id, "explore"),
+            match=match,
         )
         return decide(facts, state)
 

@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from foreshore.policy_config import Objective
+from foreshore.router.clauses import Rule
 from foreshore.router.facts import RequestFacts, TargetFacts, answer_tokens
-from foreshore.router.policy import Rule
+from foreshore.router.policy import Note
+from foreshore.router.program import Scene
 from foreshore.router.rules import Evaluator
 
-__all__ = ["Note", "ordered", "scores"]
-
-Note = tuple[Any, ...]  # reasons yet to be put into words: a format, and columns of what goes into it, row by row
+__all__ = ["ordered", "scores"]
 
 MISSES = "%r later: predicted to miss the deadline"
 LATE, AMISS = 1, 2  # how far back a target belongs; both: 3
 
 
 def ordered(
-    facts: RequestFacts, rule: Rule, targets: Sequence[TargetFacts], evaluator: Evaluator, notes: list[Note]
+    rule: Rule, targets: Sequence[TargetFacts], scene: Scene, evaluator: Evaluator, notes: list[Note]
 ) -> Sequence[TargetFacts]:
     """Without those too small or down (unless that leaves none); then those of which `where` holds, then those likely
     on time, then by objective, then as preferred."""
-    fit = _without(targets, [_too_long(facts, t) for t in targets], "estimated too long for its context", notes)
-    up = _without(fit, [not t.healthy for t in fit], "not healthy", notes)
+    request = scene.request
+    fit = [t for t in targets if not t.context_tokens or not _too_long(request, t)]
+    fit = targets if len(fit) == len(targets) else _without(targets, fit, "estimated too long for its context", notes)
+    up = [t for t in fit if t.healthy]
+    up = fit if len(up) == len(fit) else _without(fit, up, "not healthy", notes)
     if len(up) == 1:
         return up
-    ranks = _ranks(facts, rule, up, evaluator, notes)
+    ranks = _ranks(rule, up, scene, evaluator, notes)
     if rule.objective is None:
         return [up[i] for i in sorted(range(len(up)), key=ranks.__getitem__)] if any(ranks) else up
     sums = scores(rule.objective, up)
     notes.append(("%r scores %.4g", [t.name for t in up], sums))
-    keys = list(zip(ranks, [-score for score in sums], strict=True))
-    return [up[i] for i in sorted(range(len(up)), key=keys.__getitem__)]
+    places = sorted([(rank, -score, i) for i, (rank, score) in enumerate(zip(ranks, sums, strict=True))])
+    return [up[i] for _, _, i in places]
 
 
 def scores(objective: Objective, targets: Sequence[TargetFacts]) -> list[float]:
@@ -51,15 +53,15 @@ def scores(objective: Objective, targets: Sequence[TargetFacts]) -> list[float]:
 
 
 def _ranks(
-    facts: RequestFacts, rule: Rule, targets: Sequence[TargetFacts], evaluator: Evaluator, notes: list[Note]
+    rule: Rule, targets: Sequence[TargetFacts], scene: Scene, evaluator: Evaluator, notes: list[Note]
 ) -> list[int]:
     """How far back each target belongs, with a reason where not all belong there."""
-    limit = min(rule.deadline or math.inf, facts.deadline_s or math.inf)
+    limit = min(rule.deadline or math.inf, scene.request.deadline_s or math.inf)
     ranks = [LATE if t.total_s > limit else 0 for t in targets]
-    late = [t.name for t, rank in zip(targets, ranks, strict=True) if rank] if any(ranks) else []
-    amiss: list[tuple[str, str]] = []
+    late = [t.name for t in targets if t.total_s > limit] if LATE in ranks else ()
     if rule.where is not None:
-        for i, (holds, why) in enumerate(evaluator.ask_of(targets, rule.where)):
+        amiss = []
+        for i, (holds, why) in enumerate(evaluator.each(rule.where, targets, scene)):
             if not holds:
                 ranks[i] += AMISS
                 amiss.append((targets[i].name, why or "does not hold"))
@@ -87,11 +89,11 @@ def _too_long(facts: RequestFacts, target: TargetFacts) -> bool:
 
 
 def _without(
-    targets: Sequence[TargetFacts], faults: Sequence[bool], why: str, notes: list[Note]
+    targets: Sequence[TargetFacts], left: Sequence[TargetFacts], why: str, notes: list[Note]
 ) -> Sequence[TargetFacts]:
     """An estimate is no proof: where it would leave nobody, the target itself has the last word."""
-    if not any(faults) or all(faults):
+    if not left:
         return targets
-    left_out = [t.name for t, fault in zip(targets, faults, strict=True) if fault]
-    notes.append(("%r left out: %s", left_out, [why] * len(left_out)))
-    return [t for t, fault in zip(targets, faults, strict=True) if not fault]
+    out = [t.name for t in targets if t not in left]
+    notes.append(("%r left out: %s", out, [why] * len(out)))
+    return left

@@ -12,17 +12,16 @@ import math
 from collections.abc import Callable
 from dataclasses import fields
 from functools import lru_cache
-from typing import Any
 
 import cel
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from foreshore.router.facts import PARTS
+from foreshore.router.program import each_of, one_of
 from foreshore.router.syntax import Beyond, Node, parse
 
-__all__ = ["Plain", "matcher", "plain"]
+__all__ = ["HELPERS", "Plain", "matcher", "plain"]
 
-Plain = Callable[[Any, Any, Any, Any, Any], bool]  # of the parts, in the order of `PARTS`
 Typed = tuple[ast.expr, str]
 
 _KINDS = {"bool": "bool", "int": "int", "float": "double", "str": "string", "Task": "string",
@@ -36,19 +35,23 @@ _ADD: dict[str, Callable[[], ast.operator]] = {"+": ast.Add, "-": ast.Sub, "*": 
 _LITERALS = {bool: "bool", int: "int", float: "double", str: "string"}
 
 
+class Plain:
+    """One condition, written as `tree`. What `one` and `each` give, CEL gives; where they raise, only CEL can tell."""
+
+    __slots__ = ("each", "one", "tree")
+
+    def __init__(self, tree: ast.expr) -> None:
+        self.tree = tree
+        self.one, self.each = one_of(tree, HELPERS), each_of(tree, HELPERS)
+
+
 def plain(source: str) -> Plain | None:
-    """What evaluates `source`, or None where it is not plain. It may raise on facts that are none."""
+    """None where `source` is not plain."""
     try:
         made, kind = _Writer().write(parse(source))
     except (Beyond, RecursionError):
         return None
-    if kind != "bool":
-        return None
-    names = [ast.arg(arg=part) for part in PARTS]
-    arguments = ast.arguments(posonlyargs=[], args=names, kwonlyargs=[], kw_defaults=[], defaults=[])
-    whole = ast.fix_missing_locations(ast.Expression(body=ast.Lambda(args=arguments, body=made)))
-    found: Plain = eval(compile(whole, "<rule>", "eval"), {"__builtins__": {}, **_HELPERS})
-    return found
+    return Plain(made) if kind == "bool" else None
 
 
 @lru_cache(256)
@@ -185,7 +188,7 @@ def _bytes_of(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-_HELPERS = {"len": len, "bytes_of": _bytes_of, "any": any, "all": all, "matcher": matcher}
+HELPERS = {"len": len, "bytes_of": _bytes_of, "any": any, "all": all, "matcher": matcher}
 
 
 def _load(name: str) -> ast.Name:

@@ -3,59 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from foreshore import policy_config as written
 from foreshore.config import Config
 from foreshore.errors import ConfigError
-from foreshore.policy_config import Objective
+from foreshore.router.clauses import ALWAYS, Constraint, Exclusion, Rule, constraint_of, rule_of
 from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts, TargetFacts
 from foreshore.router.language import require_identifier
 from foreshore.router.library import shipped
-from foreshore.router.rules import OF_TARGETS, SCENE, Evaluator, Expression
+from foreshore.router.plain import HELPERS
+from foreshore.router.program import Scene, all_of, first_of
+from foreshore.router.rules import Evaluator, Expression
 
-__all__ = ["ALWAYS", "Constraint", "Exclusion", "Policy", "Rule", "load_scene"]
+__all__ = ["ALWAYS", "Constraint", "Exclusion", "Match", "Note", "Policy", "Rule", "Scene", "load_scene"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Constraint:
-    """Where `when` holds, the one of `require`, `allow`, `forbid` and `refuse` that is set says who may see it."""
-
-    name: str
-    when: Expression
-    require: Expression | None = None
-    allow: tuple[str, ...] | None = None
-    forbid: tuple[str, ...] | None = None
-    refuse: str = ""
+Note = tuple[Any, ...]  # reasons yet to be put into words: a format, and columns of what goes into it, row by row
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """Where `when` holds, how the targets in `prefer` are tried. `refuse`: that nobody answers, and why."""
+class Match(NamedTuple):
+    """A rule that holds, the one with this `number`, and which before it could not be evaluated."""
 
-    name: str
-    when: Expression
-    prefer: tuple[str, ...]
-    where: Expression | None = None
-    objective: Objective | None = None
-    strategy: str = "fallback"
-    confidence: float = 0.0
-    deadline: float | None = None
-    refuse: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Exclusion:
-    """A target that may not see a request, and why."""
-
-    target: str
-    constraint: str  # "privacy", "task", "fields", or a constraint's name in the config
-    reason: str
-    fields: tuple[str, ...] = ()  # of the request, that the target does not honour
-    message: str = ""  # what the caller is told, by a constraint that refuses
-
-
-ALWAYS = Expression.compile("true", where="built in", sees=SCENE)
+    number: int
+    rule: Rule
+    notes: Sequence[Note] = ()
 
 
 class Policy:
@@ -70,13 +40,15 @@ class Policy:
         parts = [(config.constraints, config.rules, where)]
         parts += [(p.constraints, p.rules, f"policy {p.name}") for p in (shipped(n, config) for n in config.policy)]
         self.default = Rule(name="default", when=ALWAYS, prefer=config.fallback_order)
-        self.constraints = tuple(_constraint(c, place) for constraints, _, place in parts for c in constraints)
-        self.rules = tuple(_rule(r, place, tuple(config.targets)) for _, rules, place in parts for r in rules)
+        self.constraints = tuple(constraint_of(c, place) for constraints, _, place in parts for c in constraints)
+        self.rules = tuple(rule_of(r, place, tuple(config.targets)) for _, rules, place in parts for r in rules)
         self.candidates = (*self.rules, self.default)
         _check_unique("constraint", (c.name for c in self.constraints), where)
         _check_unique("rule", (r.name for r in self.rules), where)
         expressions = [*self._expressions()]
         self.evaluator = Evaluator(expressions)
+        self._first = self._compiled(first_of, [rule.when for rule in self.candidates])
+        self._applying = self._compiled(all_of, [constraint.when for constraint in self.constraints])
         self.reads = frozenset[str]().union(*(e.reads for e in expressions), *(_weighed(r) for r in self.rules))
         self.parts = frozenset(field.partition(".")[0] for field in self.reads)
         if "request.language" in self.reads:
@@ -92,12 +64,29 @@ class Policy:
             if rule.where is not None:
                 yield rule.where
 
-    def route(self, request: RequestFacts, *, device: DeviceFacts, budget: BudgetFacts, now: ClockFacts) -> str:
-        """The name of the first rule that holds, "" where none of the file's does: what such requests have in common
-        is known before any target is looked at."""
+    def _compiled(self, how: Any, whens: Sequence[Expression]) -> Any:
+        """One function of all `whens`. It raises where one cannot be evaluated: then each is asked alone."""
+        trees = [None if when.plain is None else when.plain.tree for when in whens]
+        return how(trees, HELPERS, lambda number, scene: self.evaluator.sure(whens[number], scene))
+
+    def match(self, scene: Scene, after: int = -1) -> Match | None:
+        """The first rule that holds, the default among them; of those after the one with the number `after`."""
+        if after < 0:
+            try:
+                number = self._first(scene)
+                return Match(number, self.candidates[number])
+            except Exception:  # which of them it was is found out below
+                pass
+        notes: list[Note] = []
         with self.evaluator as evaluator:
-            load_scene(evaluator, request, device, budget, now)
-            return next((rule.name for rule in self.rules if evaluator.ask(rule.when)[0]), "")
+            evaluator.load_scene(scene)
+            for number, rule in enumerate(self.candidates[after + 1 :], start=after + 1):
+                holds, why = evaluator.ask(rule.when)
+                if holds:
+                    return Match(number, rule, notes)
+                if why:
+                    notes.append(("rule %r skipped: its condition %s", [rule.name], [why]))
+        return None
 
     def forbids(
         self,
@@ -109,81 +98,49 @@ class Policy:
         now: ClockFacts,
     ) -> list[Exclusion]:
         """Whom the constraints keep away. One that cannot be evaluated keeps away whomever it could."""
-        found: list[Exclusion] = []
         if not self.constraints:
-            return found
+            return []
+        scene = Scene(request, device, budget, now)
+        objections = [
+            (constraint, [why] * len(targets) if why else self._objections(constraint, targets, scene))
+            for constraint, why in self._apply(scene)
+        ]
+        return [
+            Exclusion(target.name, constraint.name, reasons[i], message=constraint.refuse)
+            for i, target in enumerate(targets)
+            for constraint, reasons in objections
+            if reasons[i]
+        ]
+
+    def _apply(self, scene: Scene) -> list[tuple[Constraint, str]]:
+        """Those whose `when` holds, and those of which nobody can say, with the reason."""
+        try:
+            return [(c, "") for c, holds in zip(self.constraints, self._applying(scene), strict=True) if holds]
+        except Exception:
+            pass
         with self.evaluator as evaluator:
-            load_scene(evaluator, request, device, budget, now)
-            applying = list(_applying(self.constraints, evaluator))
-            for target in targets if applying else ():
-                evaluator.load("target", target)
-                for constraint, why in applying:
-                    reason = why or _objection(constraint, target, evaluator)
-                    if reason:
-                        found.append(Exclusion(target.name, constraint.name, reason, message=constraint.refuse))
-        return found
+            evaluator.load_scene(scene)
+            found = [(constraint, *evaluator.ask(constraint.when)) for constraint in self.constraints]
+        return [(constraint, why) for constraint, holds, why in found if holds is not False]
+
+    def _objections(self, constraint: Constraint, targets: Sequence[TargetFacts], scene: Scene) -> list[str]:
+        """Why `constraint`, which applies, keeps each target away; "" if it does not."""
+        if constraint.require is not None:
+            answers = self.evaluator.each(constraint.require, targets, scene)
+            return ["" if holds else why or f"requires {constraint.require.source}" for holds, why in answers]
+        allow, forbid = constraint.allow, constraint.forbid
+        if allow is not None:
+            return ["" if target.name in allow else f"allows only {', '.join(allow)}" for target in targets]
+        if forbid is not None:
+            return [f"forbids {', '.join(forbid)}" if target.name in forbid else "" for target in targets]
+        return [constraint.refuse] * len(targets)
 
 
 def load_scene(
     evaluator: Evaluator, request: RequestFacts, device: DeviceFacts, budget: BudgetFacts, now: ClockFacts
 ) -> None:
     """All that a `when` sees."""
-    evaluator.load("request", request)
-    evaluator.load("device", device)
-    evaluator.load("budget", budget)
-    evaluator.load("now", now)
-
-
-def _applying(constraints: Iterable[Constraint], evaluator: Evaluator) -> Iterator[tuple[Constraint, str]]:
-    """Those whose `when` holds, and those of which nobody can say, with the reason."""
-    for constraint in constraints:
-        holds, why = evaluator.ask(constraint.when)
-        if holds is not False:
-            yield constraint, why
-
-
-def _objection(constraint: Constraint, target: TargetFacts, evaluator: Evaluator) -> str:
-    """Why `constraint`, which applies, keeps the loaded `target` away; "" if it does not."""
-    require = constraint.require
-    if require is not None:
-        holds, why = evaluator.ask(require)
-        return "" if holds else why or f"requires {require.source}"
-    if constraint.allow is not None:
-        return "" if target.name in constraint.allow else f"allows only {', '.join(constraint.allow)}"
-    if constraint.forbid is not None:
-        return f"forbids {', '.join(constraint.forbid)}" if target.name in constraint.forbid else ""
-    return constraint.refuse
-
-
-def _constraint(given: written.Constraint, where: str) -> Constraint:
-    place = f"{where}: constraint {given.name!r}"
-    return Constraint(
-        name=given.name,
-        when=Expression.compile(given.when, where=f"{place}, when", sees=SCENE),
-        require=_optional(given.require, f"{place}, require"),
-        allow=given.allow,
-        forbid=given.forbid,
-        refuse=given.refuse or "",
-    )
-
-
-def _rule(given: written.Rule, where: str, everyone: tuple[str, ...]) -> Rule:
-    place = f"{where}: rule {given.name!r}"
-    return Rule(
-        name=given.name,
-        when=Expression.compile(given.when, where=f"{place}, when", sees=SCENE),
-        prefer=given.prefer or everyone,
-        where=_optional(given.where, f"{place}, where"),
-        objective=given.objective,
-        strategy=given.strategy,
-        confidence=given.confidence or 0.0,
-        deadline=given.deadline,
-        refuse=given.refuse or "",
-    )
-
-
-def _optional(source: str | None, where: str) -> Expression | None:
-    return None if source is None else Expression.compile(source, where=where, sees=OF_TARGETS)
+    evaluator.load_scene(Scene(request, device, budget, now))
 
 
 def _weighed(rule: Rule) -> frozenset[str]:

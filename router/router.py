@@ -104,10 +104,11 @@ class Router:
             reading = await _aside(request, caller, loaded.read, request, caller)
             facts = reading.facts
             scene = self._surroundings.scene(facts.tenant, loaded.policy)
-            route = loaded.route(facts, scene)
+            match = loaded.match(facts, scene)
+            route = loaded.route(match)
             targets = loaded.estimate(reading, route)
             clearing = await _aside(request, caller, loaded.clear, request, facts, targets, scene)
-            decision = loaded.decide(facts, targets, clearing, scene, decision_id)
+            decision = loaded.decide(facts, targets, clearing, scene, decision_id, match)
             request = _sooner(clearing.request, arrived, decision.deadline_s)
             strategy = loaded.strategy(decision, facts, choices, route)
             if self._prompts is not None and loaded.config.learning.remember and not facts.private:

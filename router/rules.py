@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import cel
@@ -16,6 +17,7 @@ from foreshore.errors import ConfigError
 from foreshore.router.expression import KNOWN, OF_TARGETS, SCENE, Expression
 from foreshore.router.facts import PARTS, BudgetFacts, ClockFacts, DeviceFacts, RequestFacts, TargetFacts
 from foreshore.router.plain import matcher
+from foreshore.router.program import Scene
 
 __all__ = ["KNOWN", "OF_TARGETS", "SCENE", "Evaluator", "Expression", "Undecided"]
 
@@ -67,16 +69,54 @@ class Evaluator:
         """Make `facts` what `part` means, as `request` or `target`."""
         self._loaded[_PLACE[part]] = facts
 
+    def load_scene(self, scene: Scene) -> None:
+        """All that a `when` sees."""
+        for part, facts in zip(SCENE, scene, strict=True):
+            self.load(part, facts)
+
     def ask(self, expression: Expression) -> Answer:
         """Whether it is true of what is loaded; or None and why nobody can say, never with content in it."""
         try:
-            plain = expression.plain
-            result = self._execute(expression) if plain is None else plain(*self._loaded)
+            result = self._result(expression)
         except Exception as error:  # CEL's binding raises KeyError, TypeError, RuntimeError, ValueError
             return None, f"cannot be evaluated ({type(error).__name__})"
         if result is True:
             return _YES
         return _NO if result is False else (None, f"gives a {type(result).__name__}, not a bool")
+
+    def sure(self, expression: Expression, scene: Scene) -> bool:
+        """As `ask`, of a whole scene; raises `Undecided` where nobody can say."""
+        with self:
+            self.load_scene(scene)
+            return self.holds(expression)
+
+    def each(self, expression: Expression, targets: Sequence[TargetFacts], scene: Scene) -> list[Answer]:
+        """As `ask`, of each target in turn."""
+        try:
+            if expression.plain is not None:
+                return [_YES if holds else _NO for holds in expression.plain.each(targets, *scene)]
+        except Exception:  # of one target at least only CEL can tell
+            pass
+        with self:
+            self.load_scene(scene)
+            return [self._ask_of(target, expression) for target in targets]
+
+    def holds(self, expression: Expression) -> bool:
+        """As `ask`; raises `Undecided` where nobody can say."""
+        answer, why = self.ask(expression)
+        if answer is None:
+            raise Undecided(why)
+        return answer
+
+    def _ask_of(self, target: TargetFacts, expression: Expression) -> Answer:
+        self.load("target", target)
+        return self.ask(expression)
+
+    def _result(self, expression: Expression) -> Any:
+        if expression.plain is not None:
+            with suppress(Exception):
+                return expression.plain.one(*self._loaded)
+        return self._execute(expression)
 
     def _execute(self, expression: Expression) -> Any:
         """What CEL makes of it."""
@@ -86,21 +126,6 @@ class Evaluator:
                 self._flat[i] = facts
                 self._values.update((flat, getattr(facts, name)) for flat, name in self._reads[part])
         return expression.program.execute(self._context)
-
-    def ask_of(self, targets: Sequence[TargetFacts], expression: Expression) -> list[Answer]:
-        """As `ask`, of each target in turn."""
-        found = []
-        for target in targets:
-            self.load("target", target)
-            found.append(self.ask(expression))
-        return found
-
-    def holds(self, expression: Expression) -> bool:
-        """As `ask`; raises `Undecided` where nobody can say."""
-        answer, why = self.ask(expression)
-        if answer is None:
-            raise Undecided(why)
-        return answer
 
     def _rehearse(self, expression: Expression) -> None:
         """Run it on two typical requests, so that a wrong type is found when the file is read."""
