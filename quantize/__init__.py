@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["FitTargets", "OnProgress", "Progress", "build", "build_mix", "build_onnx", "ftypes", "measure", "parse_fit"]
 
 _HOMES = {
-    "FitTargets": "fit_targets",
+    "FitTargets": "search.fit_targets",
     "OnProgress": "progress",
     "Progress": "progress",
     "build": "builder",
     "build_mix": "builder",
-    "build_onnx": "onnx_builder",
+    "build_onnx": "onnx.builder",
     "measure": "cards",
-    "parse_fit": "fit_targets",
+    "parse_fit": "search.fit_targets",
 }
 
 
