@@ -35,7 +35,7 @@ def _both(keyword: str, one: Any, other: Any) -> Any:
         raise Unmergeable(f"{keyword!r} is {one!r:.80} and {other!r:.80}")
     try:
         return known(one, other)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise Unmergeable(f"{keyword!r} is {one!r:.80} and {other!r:.80}") from error
 
 
@@ -53,7 +53,7 @@ def _common(one: list[Any], other: list[Any]) -> list[Any]:
 
 
 def _members(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(one)
+    result = {**one}
     for name, schema in other.items():
         result[name] = {"allOf": [result[name], schema]} if name in result and result[name] != schema else schema
     return result
@@ -62,9 +62,15 @@ def _members(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
 def _check_closed(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
     """A schema that forbids other properties forbids those that its neighbour alone names."""
     for closed, open_ in ((one, other), (other, one)):
-        beyond = set(open_.get("properties", ())) - set(closed.get("properties", ()))
+        beyond = _names(open_) - _names(closed)
         if closed.get("additionalProperties") is False and beyond:
             raise Unmergeable(f"'additionalProperties' forbids {sorted(beyond)!r:.80}, which another part describes")
+
+
+def _names(schema: Mapping[str, Any]) -> set[str]:
+    """Of its properties; where these are no object, whoever reads the schema refuses it."""
+    found = schema.get("properties")
+    return set(found) if isinstance(found, Mapping) else set()
 
 
 _MERGES: Mapping[str, Callable[[Any, Any], Any]] = {

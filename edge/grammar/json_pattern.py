@@ -6,7 +6,7 @@ control character through a class or a dot, these are left out, for they would h
 
 from __future__ import annotations
 
-from foreshore.edge.grammar.gbnf import literal
+from foreshore.edge.grammar.gbnf import in_class, literal
 
 __all__ = ["BadPattern", "pattern_rule"]
 
@@ -172,4 +172,4 @@ def _written(letter: str) -> str:
 def _in_class(letter: str) -> str:
     if letter in '"\\' or letter < " ":
         raise BadPattern("has a class with a character that JSON must escape")
-    return {"^": r"\x5e"}.get(letter, f"\\{letter}" if letter in "]-[" else letter)
+    return in_class(letter)

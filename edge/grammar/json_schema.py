@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foreshore.edge.grammar.gbnf import literal
+from foreshore.edge.grammar.json_bounds import BOUNDS, decimal_limits, integer_limits, refuse, repeats
+from foreshore.edge.grammar.json_decimals import PLACES, decimals
+from foreshore.edge.grammar.json_formats import FORMATS
+from foreshore.edge.grammar.json_keys import other_keys
 from foreshore.edge.grammar.json_merge import NOTES, Unmergeable, merged
 from foreshore.edge.grammar.json_pattern import BadPattern, pattern_rule
-from foreshore.edge.grammar.json_ranges import DIGITS, integers
-from foreshore.errors import BadRequest
+from foreshore.edge.grammar.json_ranges import integers
 
 __all__ = ["any_json_grammar", "schema_grammar", "schema_rules"]
 
@@ -39,25 +42,18 @@ _NEEDS = {
     "array": ("value", "ws"),
 }
 _DEFINITIONS = frozenset({"$defs", "definitions"})
-_FORMATS = {
-    "date": r'"\"" [0-9]{4} "-" [0-9]{2} "-" [0-9]{2} "\""',
-    "time": r'"\"" [0-9]{2} ":" [0-9]{2} ":" [0-9]{2} ("." [0-9]{1,6})? ("Z" | [-+] [0-9]{2} ":" [0-9]{2}) "\""',
-    "date-time": r'"\"" [0-9]{4} "-" [0-9]{2} "-" [0-9]{2} "T" [0-9]{2} ":" [0-9]{2} ":" [0-9]{2} '
-    r'("." [0-9]{1,6})? ("Z" | [-+] [0-9]{2} ":" [0-9]{2}) "\""',
-    "uuid": r'"\"" [0-9a-f]{8} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{12} "\""',
-}
 _KNOWN = {
     "object": frozenset({"properties", "required", "additionalProperties"}),
     "array": frozenset({"items", "minItems", "maxItems"}),
     "string": frozenset({"minLength", "maxLength", "format", "pattern"}),
-    "integer": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}),
-    "number": frozenset(),
+    "integer": BOUNDS,
+    "number": BOUNDS,
     "boolean": frozenset(),
     "null": frozenset(),
 }
 MAX_DEPTH = 64
-MAX_REPEAT = 2000  # llama.cpp unrolls bounded repeats
-MAX_BOUND = 10**DIGITS - 1
+MAX_PARTS = 10_000  # a small schema can unfold to any number: each reference in an allOf, say, to two of another
+MAX_KEY = 200
 
 
 def any_json_grammar() -> str:
@@ -81,7 +77,7 @@ def schema_rules(schemas: Sequence[Mapping[str, Any]]) -> tuple[list[str], str]:
     roots = []
     for schema in schemas:
         if not isinstance(schema, Mapping):
-            raise _refuse(f"the schema is {schema!r:.200}; it must be an object")
+            raise refuse(f"the schema is {schema!r:.200}; it must be an object")
         roots.append(f"({_Builder(schema, rules).visit(schema, '#', 0)})")
     return roots, "\n".join(f"{name} ::= {body}" for name, body in rules.items())
 
@@ -92,6 +88,7 @@ class _Builder:
         self._root = root
         self._rules = rules
         self._references: dict[str, str] = {}
+        self._parts = 0
 
     def named(self, name: str) -> str:
         """The name of a built-in rule, together with those it needs."""
@@ -102,18 +99,25 @@ class _Builder:
         return name
 
     def rule(self, body: str) -> str:
+        self._count()
         name = f"r{len(self._rules)}"
         self._rules[name] = body
         return name
 
+    def _count(self) -> None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise refuse(f"the schema unfolds to more than {MAX_PARTS} parts")
+
     def visit(self, schema: Any, where: str, depth: int) -> str:
         """An expression for `schema`; `where` is its place, for messages."""
+        self._count()
         if depth > MAX_DEPTH:
-            raise _refuse(f"the schema at {where} nests deeper than {MAX_DEPTH} levels")
+            raise refuse(f"the schema at {where} nests deeper than {MAX_DEPTH} levels")
         if schema is True or schema == {}:
             return self.named("value")
         if not isinstance(schema, Mapping):
-            raise _refuse(f"the schema at {where} is {schema!r}; it must be an object")
+            raise refuse(f"the schema at {where} is {schema!r}; it must be an object")
         if "allOf" in schema:
             return self.visit(self._merged(schema, where, depth), where, depth + 1)
         for keyword, handler in self._special().items():
@@ -142,20 +146,20 @@ class _Builder:
             _only(schema, set(), where)
             return self.named("value")
         if not isinstance(kind, str) or kind not in _KNOWN:
-            raise _refuse(f"the schema at {where} has type {kind!r}")
+            raise refuse(f"the schema at {where} has type {kind!r}")
         _only(schema, {"type", *_KNOWN[kind]}, where)
-        if kind in ("object", "array", "string", "integer"):
+        if kind in ("object", "array", "string", "integer", "number"):
             return str(getattr(self, f"_{kind}")(schema, where, depth))
         return self.named(kind)
 
     def _object(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
         properties, required = schema.get("properties", {}), schema.get("required", [])
         if not isinstance(properties, Mapping) or not _all_texts(required):
-            raise _refuse(f"the schema at {where} has properties {properties!r:.80}, required {required!r:.80}")
+            raise refuse(f"the schema at {where} has properties {properties!r:.80}, required {required!r:.80}")
         extra = schema.get("additionalProperties", not properties)
         unknown = [name for name in required if name not in properties]
         if unknown and not extra:
-            raise _refuse(f"the schema at {where} requires {unknown!r}, which it does not describe")
+            raise refuse(f"the schema at {where} requires {unknown!r}, which it does not describe")
         if not properties and not required and extra is True:
             return self.named("object")
         self.named("ws")
@@ -166,36 +170,32 @@ class _Builder:
 
         first = [member(name) for name in properties if name in required] + [member(name) for name in unknown]
         later = [member(name) for name in properties if name not in required]
-        if extra and extra is not True:
+        free = ""
+        if extra and "additionalProperties" in schema:
             value = self.visit(extra, f"{where}/additionalProperties", depth + 1)
-            free = self.rule(f'{self.named("string")} ":" ws {value}')
-        elif "additionalProperties" in schema and extra:
-            free = self.rule(f'{self.named("string")} ":" ws {self.named("value")}')
-        else:
-            free = ""
+            free = self.rule(f'{self._other_key([*properties, *unknown], where)} ":" ws {value}')
         return self.rule(f'"{{" ws {self._members(first, later, free)} ws "}}"')
+
+    def _other_key(self, names: list[str], where: str) -> str:
+        if not names:
+            return self.named("string")
+        if any(len(name) > MAX_KEY for name in names):
+            raise refuse(f"the schema at {where} has a property whose name is longer than {MAX_KEY} letters")
+        return other_keys(names, self.rule)
 
     def _members(self, first: list[str], later: list[str], free: str) -> str:
         """All of `first`, then any of `later` in order, then any number of `free`, with commas between them."""
-        rest = self._rest(later, free)
+        rest = f'("," ws {free})*' if free else ""
+        starts = [f"{free} {rest}"] if free else []
+        for name in reversed(later):
+            starts.append(f"{name} {rest}")
+            rest = self.rule(f'("," ws {name})? {rest}')
         if first:
-            return ' "," ws '.join(first) + (f" {rest}" if rest else "")
-        starts = []
-        for i, name in enumerate(later):
-            tail = self._rest(later[i + 1 :], free)
-            starts.append(f"{name} {tail}".strip())
-        if free:
-            starts.append(f'{free} ("," ws {free})*')
-        return f"({' | '.join(starts)})?" if starts else '""'
-
-    def _rest(self, later: list[str], free: str) -> str:
-        parts = [f'("," ws {name})?' for name in later]
-        if free:
-            parts.append(f'("," ws {free})*')
-        return " ".join(parts)
+            return ' "," ws '.join(first) + f" {rest}"
+        return f"({' | '.join(reversed(starts))})?" if starts else '""'
 
     def _array(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        low, high = _bounds(schema, "minItems", "maxItems", where)
+        low, high = repeats(schema, "minItems", "maxItems", where)
         item = self.rule(self.visit(schema.get("items", True), f"{where}/items", depth + 1))
         self.named("ws")
         if high == 0:
@@ -209,57 +209,67 @@ class _Builder:
         if "pattern" in schema:
             return self._pattern(schema, where)
         if form is not None:
-            if form not in _FORMATS or "minLength" in schema or "maxLength" in schema:
-                raise _refuse(f"the schema at {where} has format {form!r} (known, alone: {', '.join(_FORMATS)})")
-            return self.rule(_FORMATS[form])
+            if not isinstance(form, str) or form not in FORMATS or "minLength" in schema or "maxLength" in schema:
+                raise refuse(f"the schema at {where} has format {form!r} (known, alone: {', '.join(FORMATS)})")
+            return self.rule(FORMATS[form])
         if "minLength" not in schema and "maxLength" not in schema:
             return self.named("string")
-        low, high = _bounds(schema, "minLength", "maxLength", where)
+        low, high = repeats(schema, "minLength", "maxLength", where)
         return self.rule(rf'"\"" {self.named("char")}{_times(low, high)} "\""')
 
     def _pattern(self, schema: Mapping[str, Any], where: str) -> str:
         pattern = schema["pattern"]
         if not isinstance(pattern, str) or {"format", "minLength", "maxLength"} & set(schema):
-            raise _refuse(f"the schema at {where} has pattern {pattern!r:.80}; it must be text, and alone")
+            raise refuse(f"the schema at {where} has pattern {pattern!r:.80}; it must be text, and alone")
         try:
             return self.rule(pattern_rule(pattern))
         except BadPattern as error:
-            raise _refuse(f"the schema at {where} has pattern {pattern!r:.80}, which {error}") from error
+            raise refuse(f"the schema at {where} has pattern {pattern!r:.80}, which {error}") from error
 
     def _integer(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
-        if not _KNOWN["integer"] & set(schema):
+        if not BOUNDS & set(schema):
             return self.named("integer")
-        low, high = _limits(schema, where)
+        low, high = integer_limits(schema, where)
         return self.rule(integers(low, high))
+
+    def _number(self, schema: Mapping[str, Any], where: str, depth: int) -> str:
+        if not BOUNDS & set(schema):
+            return self.named("number")
+        low, high = decimal_limits(schema, where)
+        written = decimals(low, high)
+        if not written:
+            raise refuse(f"the schema at {where} has bounds between which no number of {PLACES} digits lies")
+        return self.rule(written)
 
     def _enum(self, values: Any, where: str, depth: int) -> str:
         if not isinstance(values, list) or not values:
-            raise _refuse(f"the enum at {where} is {values!r}; it must be a list with at least one value")
+            raise refuse(f"the enum at {where} is {values!r}; it must be a list with at least one value")
         return self.rule(" | ".join(literal(json.dumps(v, ensure_ascii=False)) for v in values))
 
     def _any_of(self, variants: Any, where: str, depth: int) -> str:
         if not isinstance(variants, list) or not variants:
-            raise _refuse(f"anyOf at {where} is {variants!r}; it must be a list with at least one schema")
+            raise refuse(f"anyOf at {where} is {variants!r}; it must be a list with at least one schema")
         return self.rule(" | ".join(self.visit(v, f"{where}/{i}", depth + 1) for i, v in enumerate(variants)))
 
     def _merged(self, schema: Mapping[str, Any], where: str, depth: int) -> dict[str, Any]:
         """What `allOf` and its neighbours say together. References are followed: a part that refers to itself nests."""
         if depth > MAX_DEPTH:
-            raise _refuse(f"the schema at {where} nests deeper than {MAX_DEPTH} levels")
+            raise refuse(f"the schema at {where} nests deeper than {MAX_DEPTH} levels")
         parts = schema["allOf"]
         if not isinstance(parts, list) or not parts:
-            raise _refuse(f"allOf at {where} is {parts!r:.80}; it must be a list with at least one schema")
+            raise refuse(f"allOf at {where} is {parts!r:.80}; it must be a list with at least one schema")
         parts = [self._plain(part, f"{where}/allOf/{i}", depth + 1) for i, part in enumerate(parts)]
         try:
             return merged([*parts, {k: v for k, v in schema.items() if k != "allOf"}])
         except Unmergeable as error:
-            raise _refuse(f"the schema at {where} has allOf whose parts do not fit together: {error}") from error
+            raise refuse(f"the schema at {where} has allOf whose parts do not fit together: {error}") from error
 
     def _plain(self, part: Any, where: str, depth: int) -> Mapping[str, Any]:
+        self._count()
         if not isinstance(part, Mapping):
-            raise _refuse(f"the schema at {where} is {part!r:.80}; it must be an object")
+            raise refuse(f"the schema at {where} is {part!r:.80}; it must be an object")
         if depth > MAX_DEPTH:
-            raise _refuse(f"the schema at {where} nests deeper than {MAX_DEPTH} levels")
+            raise refuse(f"the schema at {where} nests deeper than {MAX_DEPTH} levels")
         if isinstance(part.get("$ref"), str):
             _only(part, {"$ref"}, where)
             return self._plain(self._resolve(part["$ref"], where), where, depth + 1)
@@ -267,7 +277,7 @@ class _Builder:
 
     def _reference(self, target: Any, where: str, depth: int) -> str:
         if not isinstance(target, str) or not target.startswith("#"):
-            raise _refuse(f"the schema at {where} refers to {target!r}; only places within it (#/...) are known")
+            raise refuse(f"the schema at {where} refers to {target!r}; only places within it (#/...) are known")
         if target in self._references:  # known, or being built: recursion is a rule that names itself
             return self._references[target]
         name = self._references[target] = f"ref{len(self._rules)}"
@@ -277,12 +287,12 @@ class _Builder:
 
     def _resolve(self, target: str, where: str) -> Any:
         if not target.startswith("#"):
-            raise _refuse(f"the schema at {where} refers to {target!r}; only places within it (#/...) are known")
+            raise refuse(f"the schema at {where} refers to {target!r}; only places within it (#/...) are known")
         place: Any = self._root
         for key in target[1:].strip("/").split("/") if target != "#" else ():
             key = key.replace("~1", "/").replace("~0", "~")
             if not isinstance(place, Mapping) or key not in place:
-                raise _refuse(f"the schema at {where} refers to {target!r}, which does not exist")
+                raise refuse(f"the schema at {where} refers to {target!r}, which does not exist")
             place = place[key]
         return place
 
@@ -290,7 +300,7 @@ class _Builder:
 def _only(schema: Mapping[str, Any], known: set[str], where: str) -> None:
     unknown = sorted(set(map(str, schema)) - known - NOTES - _DEFINITIONS)
     if unknown:
-        raise _refuse(f"the schema at {where} uses {', '.join(map(repr, unknown))}, which cannot be enforced here")
+        raise refuse(f"the schema at {where} uses {', '.join(map(repr, unknown))}, which cannot be enforced here")
 
 
 def _all_texts(value: Any) -> bool:
@@ -301,35 +311,7 @@ def _guess(schema: Mapping[str, Any]) -> str | None:
     return next((kind for kind in ("object", "array", "string") if _KNOWN[kind] & set(schema)), None)
 
 
-def _bounds(schema: Mapping[str, Any], least: str, most: str, where: str) -> tuple[int, int | None]:
-    low, high = schema.get(least, 0), schema.get(most)
-    for value in (low, high if high is not None else 0):
-        if not isinstance(value, int) or not 0 <= value <= MAX_REPEAT:
-            raise _refuse(f"the schema at {where} has {least} {low!r}, {most} {high!r}; whole numbers to {MAX_REPEAT}")
-    if high is not None and high < low:
-        raise _refuse(f"the schema at {where} has {least} {low!r} above {most} {high!r}")
-    return low, high
-
-
-def _limits(schema: Mapping[str, Any], where: str) -> tuple[int | None, int | None]:
-    """The least and the largest integer."""
-    bounds = {k: schema[k] for k in _KNOWN["integer"] if k in schema}
-    for keyword, value in bounds.items():
-        if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MAX_BOUND:
-            raise _refuse(f"the schema at {where} has {keyword} {value!r}; whole numbers of at most {DIGITS} digits")
-    lows = [bounds.get("minimum"), bounds.get("exclusiveMinimum", -MAX_BOUND - 1) + 1]
-    highs = [bounds.get("maximum"), bounds.get("exclusiveMaximum", MAX_BOUND + 1) - 1]
-    low, high = max(n for n in lows if n is not None), min(n for n in highs if n is not None)
-    if low > high:
-        raise _refuse(f"the schema at {where} has {bounds!r}, which no number satisfies")
-    return low, high
-
-
 def _times(low: int, high: int | None) -> str:
     if high is None:
         return "*" if low == 0 else f"{{{low},}}"
     return f"{{{low},{high}}}"
-
-
-def _refuse(message: str) -> BadRequest:
-    return BadRequest(message, hint="simplify the schema, or validate that part yourself", param="response_format")
