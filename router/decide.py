@@ -89,8 +89,8 @@ def decide(facts: RequestFacts, state: State) -> Decision:
         if cleared:
             if clearing.excluded:
                 notes += _excluded(rule, clearing)
-            order = ordered(rule, cleared, scene, policy.evaluator, notes)
-            return _decision(facts, rule, order, state, known, notes)
+            names = ordered(rule, cleared, scene, policy.evaluator, notes)
+            return _decision(rule, names, state, known, notes, private=facts.private)
         named.update(rule.prefer)
         notes.append(("%r passed over: none of its targets may see this request", [rule.name]))
         match = None if match.number < 0 else policy.match(scene, after=match.number)
@@ -125,15 +125,10 @@ def _excluded(rule: Rule, clearing: Clearing) -> Iterator[Note]:
 
 
 def _decision(
-    facts: RequestFacts,
-    rule: Rule,
-    order: Sequence[TargetFacts],
-    state: State,
-    known: Mapping[str, TargetFacts],
-    notes: list[Note],
+    rule: Rule, names: list[str], state: State, known: Mapping[str, TargetFacts], notes: list[Note], *, private: bool
 ) -> Decision:
-    names, propensity, explored = [t.name for t in order], 1.0, False
-    if state.explore and len(names) > 1 and rule.name != "pinned" and not facts.private:
+    propensity, explored = 1.0, False
+    if state.explore and len(names) > 1 and rule.name != "pinned" and not private:
         names, propensity, explored = by_chance(names, state.explore, state.dice)
         if explored:
             notes.append(("%r first by chance", names[:1]))
@@ -154,7 +149,8 @@ def by_chance(names: list[str], explore: float, dice: float) -> tuple[list[str],
     """The order, the probability of its first and whether chance chose it: with probability `explore` any of `names`,
     each as likely, goes first; else the first stays."""
     each = explore / len(names)
-    explored = dice < explore
-    chosen = min(int(dice / each), len(names) - 1) if explored else 0
+    if dice >= explore:
+        return names, each + (1.0 - explore), False
+    chosen = min(int(dice / each), len(names) - 1)
     propensity = each + (1.0 - explore if chosen == 0 else 0.0)
-    return [names[chosen], *names[:chosen], *names[chosen + 1 :]], propensity, explored
+    return [names[chosen], *names[:chosen], *names[chosen + 1 :]], propensity, True

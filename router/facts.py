@@ -7,7 +7,7 @@ Each class is one variable of the expressions, by the names in `PARTS`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any
 
 from foreshore.router.record import record
@@ -52,8 +52,10 @@ class RequestFacts:
 
     def logged(self) -> dict[str, Any]:
         """For the ledger: everything but content and what a caller may have put in a header or a model's name."""
-        hidden = ("text", "headers", "model", "session")
-        return {name: getattr(self, name) for name in self.__slots__ if name not in hidden}
+        return {name: getattr(self, name) for name in _LOGGED}
+
+
+_LOGGED = tuple(f.name for f in fields(RequestFacts) if f.name not in ("text", "headers", "model", "session"))
 
 
 @record

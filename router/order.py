@@ -12,7 +12,7 @@ from foreshore.router.policy import Note
 from foreshore.router.program import Scene
 from foreshore.router.rules import Evaluator
 
-__all__ = ["ordered", "scores"]
+__all__ = ["Note", "ordered", "scores"]
 
 MISSES = "%r later: predicted to miss the deadline"
 LATE, AMISS = 1, 2  # how far back a target belongs; both: 3
@@ -20,62 +20,71 @@ LATE, AMISS = 1, 2  # how far back a target belongs; both: 3
 
 def ordered(
     rule: Rule, targets: Sequence[TargetFacts], scene: Scene, evaluator: Evaluator, notes: list[Note]
-) -> Sequence[TargetFacts]:
-    """Without those too small or down (unless that leaves none); then those of which `where` holds, then those likely
-    on time, then by objective, then as preferred."""
+) -> list[str]:
+    """The names of `targets`, without those too small or down (unless that leaves none); then those of which `where`
+    holds, then those likely on time, then by objective, then as preferred."""
     request = scene.request
-    fit = [t for t in targets if not t.context_tokens or not _too_long(request, t)]
-    fit = targets if len(fit) == len(targets) else _without(targets, fit, "estimated too long for its context", notes)
-    up = [t for t in fit if t.healthy]
-    up = fit if len(up) == len(fit) else _without(fit, up, "not healthy", notes)
-    if len(up) == 1:
-        return up
-    ranks = _ranks(rule, up, scene, evaluator, notes)
+    able = [t for t in targets if t.healthy and not (t.context_tokens and _too_long(request, t))]
+    if len(able) < len(targets):
+        able = _able(request, targets, notes)
+    names = [t.name for t in able]
+    if len(able) == 1:
+        return names
+    ranks = _ranks(rule, able, names, scene, evaluator, notes)
     if rule.objective is None:
-        return [up[i] for i in sorted(range(len(up)), key=ranks.__getitem__)] if any(ranks) else up
-    sums = scores(rule.objective, up)
-    notes.append(("%r scores %.4g", [t.name for t in up], sums))
-    places = sorted([(rank, -score, i) for i, (rank, score) in enumerate(zip(ranks, sums, strict=True))])
-    return [up[i] for _, _, i in places]
+        return [names[i] for i in sorted(range(len(names)), key=ranks.__getitem__)] if any(ranks) else names
+    sums = scores(rule.objective, able)
+    notes.append(("%r scores %.4g", names, sums))
+    places = [(ranks[i], -score, i) for i, score in enumerate(sums)]
+    places.sort()
+    return [names[i] for _, _, i in places]
 
 
 def scores(objective: Objective, targets: Sequence[TargetFacts]) -> list[float]:
     """What `objective` gives each target. A time or quality that is not known counts as the mean of those that are:
     nobody wins or loses by not having been tried."""
-    seconds = _filled([t.total_s for t in targets])
-    quality = _filled([t.quality for t in targets])
+    seconds, quality = [t.total_s for t in targets], [t.quality for t in targets]
+    if 0.0 in seconds:
+        seconds = _filled(seconds)
+    if 0.0 in quality:
+        quality = _filled(quality)
     for_quality, for_dollars, for_seconds = objective.quality, objective.dollars, objective.seconds
     found = [
-        for_quality * probability - for_dollars * target.cost - for_seconds * total_s
-        for target, total_s, probability in zip(targets, seconds, quality, strict=True)
+        for_quality * quality[i] - for_dollars * target.cost - for_seconds * seconds[i]
+        for i, target in enumerate(targets)
     ]
     return found if math.isfinite(sum(found)) else [s if math.isfinite(s) else -math.inf for s in found]
 
 
 def _ranks(
-    rule: Rule, targets: Sequence[TargetFacts], scene: Scene, evaluator: Evaluator, notes: list[Note]
+    rule: Rule,
+    targets: Sequence[TargetFacts],
+    names: Sequence[str],
+    scene: Scene,
+    evaluator: Evaluator,
+    notes: list[Note],
 ) -> list[int]:
     """How far back each target belongs, with a reason where not all belong there."""
-    limit = min(rule.deadline or math.inf, scene.request.deadline_s or math.inf)
+    limit = scene.request.deadline_s or math.inf
+    if rule.deadline is not None:
+        limit = min(limit, rule.deadline)
     ranks = [LATE if t.total_s > limit else 0 for t in targets]
-    late = [t.name for t in targets if t.total_s > limit] if LATE in ranks else ()
+    late = [name for name, rank in zip(names, ranks, strict=True) if rank] if LATE in ranks else ()
     if rule.where is not None:
-        amiss = []
-        for i, (holds, why) in enumerate(evaluator.each(rule.where, targets, scene)):
-            if not holds:
-                ranks[i] += AMISS
-                amiss.append((targets[i].name, why or "does not hold"))
+        whys = evaluator.each(rule.where, targets, scene, "does not hold")
+        amiss = [i for i, why in enumerate(whys) if why]
+        for i in amiss:
+            ranks[i] += AMISS
         if 0 < len(amiss) < len(targets):
-            names, whys = zip(*amiss, strict=True)
-            notes.append(("%r later: %r %s", names, [rule.where.source] * len(amiss), whys))
+            columns = [names[i] for i in amiss], [rule.where.source] * len(amiss), [whys[i] for i in amiss]
+            notes.append(("%r later: %r %s", *columns))
     if 0 < len(late) < len(targets):
         notes.append((MISSES, late))
     return ranks
 
 
 def _filled(values: list[float]) -> list[float]:
-    if 0.0 not in values:
-        return values
+    """With the mean of those that are known in place of each 0."""
     known = [v for v in values if 0.0 < v < math.inf]
     if not known:
         return values
@@ -84,16 +93,21 @@ def _filled(values: list[float]) -> list[float]:
 
 
 def _too_long(facts: RequestFacts, target: TargetFacts) -> bool:
-    room = target.context_tokens
-    return room > 0 and facts.prompt_tokens + answer_tokens(facts, target) > room
+    """For a context of which the size is known."""
+    return facts.prompt_tokens + answer_tokens(facts, target) > target.context_tokens
 
 
-def _without(
-    targets: Sequence[TargetFacts], left: Sequence[TargetFacts], why: str, notes: list[Note]
-) -> Sequence[TargetFacts]:
+def _able(request: RequestFacts, targets: Sequence[TargetFacts], notes: list[Note]) -> list[TargetFacts]:
+    """Those that are neither too small nor down, with a reason for each other."""
+    faults = [t.context_tokens > 0 and _too_long(request, t) for t in targets]
+    fit = _without(targets, faults, "estimated too long for its context", notes)
+    return _without(fit, [not t.healthy for t in fit], "not healthy", notes)
+
+
+def _without(targets: Sequence[TargetFacts], faults: Sequence[bool], why: str, notes: list[Note]) -> list[TargetFacts]:
     """An estimate is no proof: where it would leave nobody, the target itself has the last word."""
-    if not left:
-        return targets
-    out = [t.name for t in targets if t not in left]
-    notes.append(("%r left out: %s", out, [why] * len(out)))
-    return left
+    if not any(faults) or all(faults):
+        return list(targets)
+    left_out = [t.name for t, fault in zip(targets, faults, strict=True) if fault]
+    notes.append(("%r left out: %s", left_out, [why] * len(left_out)))
+    return [t for t, fault in zip(targets, faults, strict=True) if not fault]

@@ -101,13 +101,14 @@ class Policy:
         if not self.constraints:
             return []
         scene = Scene(request, device, budget, now)
-        objections = [
-            (constraint, [why] * len(targets) if why else self._objections(constraint, targets, scene))
-            for constraint, why in self._apply(scene)
-        ]
+        objections = []
+        for constraint, why in self._apply(scene):
+            reasons = [why] * len(targets) if why else self._objections(constraint, targets, scene)
+            if any(reasons):
+                objections.append((constraint, reasons))
         return [
             Exclusion(target.name, constraint.name, reasons[i], message=constraint.refuse)
-            for i, target in enumerate(targets)
+            for i, target in enumerate(targets if objections else ())
             for constraint, reasons in objections
             if reasons[i]
         ]
@@ -126,8 +127,7 @@ class Policy:
     def _objections(self, constraint: Constraint, targets: Sequence[TargetFacts], scene: Scene) -> list[str]:
         """Why `constraint`, which applies, keeps each target away; "" if it does not."""
         if constraint.require is not None:
-            answers = self.evaluator.each(constraint.require, targets, scene)
-            return ["" if holds else why or f"requires {constraint.require.source}" for holds, why in answers]
+            return self.evaluator.each(constraint.require, targets, scene, f"requires {constraint.require.source}")
         allow, forbid = constraint.allow, constraint.forbid
         if allow is not None:
             return ["" if target.name in allow else f"allows only {', '.join(allow)}" for target in targets]

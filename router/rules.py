@@ -71,8 +71,8 @@ class Evaluator:
 
     def load_scene(self, scene: Scene) -> None:
         """All that a `when` sees."""
-        for part, facts in zip(SCENE, scene, strict=True):
-            self.load(part, facts)
+        for part in SCENE:
+            self.load(part, getattr(scene, part))
 
     def ask(self, expression: Expression) -> Answer:
         """Whether it is true of what is loaded; or None and why nobody can say, never with content in it."""
@@ -90,16 +90,21 @@ class Evaluator:
             self.load_scene(scene)
             return self.holds(expression)
 
-    def each(self, expression: Expression, targets: Sequence[TargetFacts], scene: Scene) -> list[Answer]:
-        """As `ask`, of each target in turn."""
+    def each(self, expression: Expression, targets: Sequence[TargetFacts], scene: Scene, otherwise: str) -> list[str]:
+        """Of each target in turn: "" where it is true, `otherwise` where it is not, or why nobody can say."""
         try:
             if expression.plain is not None:
-                return [_YES if holds else _NO for holds in expression.plain.each(targets, *scene)]
+                return ["" if holds else otherwise for holds in expression.plain.each(targets, *scene)]
         except Exception:  # of one target at least only CEL can tell
             pass
+        found = []
         with self:
             self.load_scene(scene)
-            return [self._ask_of(target, expression) for target in targets]
+            for target in targets:
+                self.load("target", target)
+                holds, why = self.ask(expression)
+                found.append("" if holds else why or otherwise)
+        return found
 
     def holds(self, expression: Expression) -> bool:
         """As `ask`; raises `Undecided` where nobody can say."""
@@ -107,10 +112,6 @@ class Evaluator:
         if answer is None:
             raise Undecided(why)
         return answer
-
-    def _ask_of(self, target: TargetFacts, expression: Expression) -> Answer:
-        self.load("target", target)
-        return self.ask(expression)
 
     def _result(self, expression: Expression) -> Any:
         if expression.plain is not None:
