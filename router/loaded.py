@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from foreshore.backend import Backend
@@ -21,7 +21,7 @@ from foreshore.router.facts import RequestFacts, TargetFacts
 from foreshore.router.fallback import Fallback
 from foreshore.router.label import Caller, label
 from foreshore.router.library import text_of
-from foreshore.router.policy import Match, Policy
+from foreshore.router.policy import Match, Note, Policy
 from foreshore.router.surroundings import Scene
 from foreshore.router.target import Target
 from foreshore.router.tenants import Tenants
@@ -31,8 +31,11 @@ from foreshore.types import Request
 if TYPE_CHECKING:
     from foreshore.quality.confidence import Confidence
     from foreshore.quality.estimator import Estimator
+    from foreshore.router.encoder import Encoder, Outcome
 
 __all__ = ["Compiled", "Loaded", "Reading"]
+
+NOT_EMBEDDED = "quality judged without encoder %r: %s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,18 @@ class Compiled:
         digest = version.hexdigest()[:16]
         return cls(policy=policy, digest=digest, estimator=estimator, confidence=confidence)
 
+    def encoder(
+        self, config: Config, targets: Mapping[str, Target], count: Callable[[Outcome], None]
+    ) -> Encoder | None:
+        """What tells the estimator, where one is named and any rule asks for quality."""
+        name, estimator = config.quality.encoder, self.estimator
+        if name is None or estimator is None or estimator.encoder is None:
+            return None
+        from foreshore.router.encoder import Encoder
+
+        timeout = config.quality.encoder_timeout
+        return Encoder(targets[name], estimator.encoder.dimension, timeout=timeout, count=count)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
@@ -64,6 +79,7 @@ class Reading:
 
     facts: RequestFacts
     quality: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()  # for the decision's reasons
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +90,7 @@ class Loaded:
     compiled: Compiled
     tenants: Tenants
     targets: Mapping[str, Target]
+    encoder: Encoder | None = None  # None: requests are judged without
 
     @property
     def policy(self) -> Policy:
@@ -96,9 +113,22 @@ class Loaded:
         """The one stage, but for the clearance, that looks at content."""
         facts = label(request, caller, self.config, self.policy.reads)
         estimator = self.compiled.estimator
-        return (
-            Reading(facts=facts) if estimator is None else Reading(facts=facts, quality=estimator.predict(facts.text))
-        )
+        if estimator is None or self._embeds(facts):
+            return Reading(facts=facts)
+        return Reading(facts=facts, quality=estimator.predict(facts.text))
+
+    async def judge(self, reading: Reading) -> Reading:
+        """With what is expected of each target's answer, where `read` left it to the encoder; without it if need be."""
+        facts, estimator, encoder = reading.facts, self.compiled.estimator, self.encoder
+        if estimator is None or encoder is None or not self._embeds(facts):
+            return reading
+        vector, why = await encoder.see(facts)
+        notes = ((NOT_EMBEDDED, [encoder.name], [why]),) if why else ()
+        return replace(reading, quality=estimator.predict(facts.text, vector=vector), notes=notes)
+
+    def _embeds(self, facts: RequestFacts) -> bool:
+        """Not where the target is chosen already, nor where there is nothing to read."""
+        return self.encoder is not None and facts.model in AUTO and bool(facts.text.strip())
 
     def match(self, facts: RequestFacts, scene: Scene) -> Match | None:
         """The first rule that holds, before any target is looked at; None for a request that is pinned."""
@@ -189,4 +219,8 @@ def _estimator(config: Config, policy: Policy) -> Estimator | None:
     if found.answers:
         what = f"quality.estimator: {str(file)!r} judges after an answer is there, and a decision comes before"
         raise ConfigError(what, hint="name one that was trained on prompts alone")
+    if found.encoder is not None or config.quality.encoder is not None:
+        from foreshore.router.encoder_identity import check_encoder
+
+        check_encoder(config, found)
     return found

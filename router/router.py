@@ -103,12 +103,15 @@ class Router:
             request = as_tenant(request, caller, loaded.config.tenants)
             reading = await _aside(request, caller, loaded.read, request, caller)
             facts = reading.facts
+            reading = await loaded.judge(reading)
             scene = self._surroundings.scene(facts.tenant, loaded.policy)
             match = loaded.match(facts, scene)
             route = loaded.route(match)
             targets = loaded.estimate(reading, route)
             clearing = await _aside(request, caller, loaded.clear, request, facts, targets, scene)
             decision = loaded.decide(facts, targets, clearing, scene, decision_id, match)
+            if reading.notes:
+                decision = replace(decision, notes=(*decision.notes, *reading.notes))
             request = _sooner(clearing.request, arrived, decision.deadline_s)
             strategy = loaded.strategy(decision, facts, choices, route)
             if self._prompts is not None and loaded.config.learning.remember and not facts.private:
@@ -196,11 +199,13 @@ class Router:
                 made.inherit(old)
             return made
 
+        targets = {name: target(name) for name in config.targets}
         return Loaded(
             config=config,
             compiled=compiled,
             tenants=Tenants(config),
-            targets={name: target(name) for name in config.targets},
+            targets=targets,
+            encoder=compiled.encoder(config, targets, lambda outcome: self.metrics.encoder.labels(outcome).inc()),
         )
 
     def _end(self, loaded: Loaded, event: Event) -> None:

@@ -23,12 +23,18 @@ from foreshore.router.facts import (
     TargetFacts,
 )
 from foreshore.router.label import Caller, label
+from foreshore.router.loaded import NOT_EMBEDDED
 from foreshore.router.policy import Policy
 from foreshore.router.target import Target
+from foreshore.telemetry import logger
 from foreshore.types import Chunk, Request
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from foreshore.quality.estimator import Estimator
+    from foreshore.router.local_encoder import LocalEncoder
 
 __all__ = ["Situation", "Stage", "Verdict"]
 
@@ -72,7 +78,7 @@ class Situation:
 
 class Stage:
     """Where requests are decided on without a gateway: every target ready and idle, its speed as on its card, budgets
-    unspent. Nothing is loaded, asked or sent."""
+    unspent. No target is asked and nothing is sent; `quality.encoder` alone is loaded, where a rule reads quality."""
 
     def __init__(self, config: Config, policy: Policy) -> None:
         self.config, self.policy = config, policy
@@ -93,10 +99,33 @@ class Stage:
         return situation.judged(self.config, self.policy, request)
 
     def _quality(self, text: str) -> Mapping[str, float]:
-        """What the estimator expects, where a rule asks and it judges prompts."""
+        """What the estimator expects, where a rule asks and it judges prompts, told by the encoder as in a gateway."""
         if self._estimator is None or self._estimator.answers or not text:
             return {}
-        return self._estimator.predict(text)
+        return self._estimator.predict(text, vector=self._vector(text) if text.strip() else None)
+
+    def _vector(self, text: str) -> NDArray[np.float32] | None:
+        if self._encoder is None:
+            return None
+        try:
+            return next(iter(self._encoder([text])))
+        except ForeshoreError as error:
+            logger.warning(NOT_EMBEDDED, self.config.quality.encoder, error.message)
+            return None
+
+    @cached_property
+    def _encoder(self) -> LocalEncoder | None:
+        """Loaded with the first text that it reads, and freed with the process."""
+        name, estimator = self.config.quality.encoder, self._estimator
+        if name is None or estimator is None:
+            return None
+        from foreshore.edge import EngineOptions
+        from foreshore.router.encoder_identity import check_encoder
+        from foreshore.router.local_encoder import LocalEncoder
+
+        check_encoder(self.config, estimator)
+        spec = self.config.targets[name]
+        return LocalEncoder(spec.model, options=EngineOptions(**(spec.engine.options() if spec.engine else {})))
 
     @cached_property
     def _estimator(self) -> Estimator | None:

@@ -220,11 +220,24 @@ class Config(_Part):
             if budget.tenant not in tenants:
                 what = f"there is no tenant {budget.tenant!r}{_closest(budget.tenant, tenants)}"
                 raise Misplaced(what, ("budgets", i, "tenant"))
+        self._check_encoder()
         if "auto" in self.targets:
             raise Misplaced(
                 "no target may be called 'auto': that model name leaves the choice to us", ("targets", "auto")
             )
         return self
+
+    def _check_encoder(self) -> None:
+        """It sees private requests too: it must be on this machine."""
+        name, loc = self.quality.encoder, ("quality", "encoder")
+        if name is None:
+            return
+        if name not in self.targets:
+            raise Misplaced(f"there is no target {name!r}{_closest(name, self.targets)}", loc)
+        if not self.targets[name].local:
+            raise Misplaced(f"{name!r} is not on this machine, and the encoder reads private requests too", loc)
+        if "embedding" not in self.targets[name].serves:
+            raise Misplaced(f"{name!r} has tasks without 'embedding'", loc)
 
     def _check_order(self, names: Sequence[str], loc: Loc) -> None:
         _unique(names, loc)

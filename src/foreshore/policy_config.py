@@ -111,10 +111,18 @@ class Budget(Part):
 class Quality(Part):
     estimator: Path | None = None  # a file of `foreshore route train`; None: `target.quality` is 0
     floor: Share = 0.8  # what the policy cheapest-within-quality asks
+    encoder: Name | None = None  # the local target that makes the vectors which the estimator was trained with
+    encoder_timeout: Seconds = 0.1  # a request whose vector takes longer is judged without
 
     @property
     def file(self) -> Path | None:
         return None if self.estimator is None else self.estimator.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Quality:
+        if self.encoder is not None and self.estimator is None:
+            raise ValueError("encoder means nothing without an estimator that was trained with it")
+        return self
 
 
 class Learning(Part):

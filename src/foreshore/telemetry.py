@@ -43,6 +43,9 @@ class Metrics:
             "foreshore_decision_seconds", "Label, constrain, decide.", buckets=_DECISION_SECONDS, registry=registry
         )
         self.ledger_dropped = Gauge("foreshore_ledger_dropped", "Events the ledger could not keep.", registry=registry)
+        self.encoder = Counter(
+            "foreshore_encoder", "Requests judged with quality.encoder, or without.", ("outcome",), registry=registry
+        )
         self.config_errors = Counter("foreshore_config_reload_errors", "Configs refused.", registry=registry)
         self._of_answers()
 

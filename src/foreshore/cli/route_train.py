@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +20,7 @@ from foreshore.errors import UsageError
 if TYPE_CHECKING:
     from foreshore.quality.labels import Label
     from foreshore.quality.report import OfPair, Report
+    from foreshore.router.local_encoder import LocalEncoder
 
 __all__ = ["train"]
 
@@ -45,6 +48,10 @@ def train(
     answers: Annotated[
         bool, typer.Option("--answers", help="Learn to judge after the first target's answer, for cascades.")
     ] = False,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="A local model, NAME:VARIANT or a path, whose vectors are learnt from too: quality.encoder."),
+    ] = None,
     local: Annotated[str | None, typer.Option(help="Whose regret is bounded. Default: the least often right.")] = None,
     other: Annotated[str | None, typer.Option(help="Against whom. Default: the most often right.")] = None,
     regret: Annotated[
@@ -67,17 +74,36 @@ def train(
         read = _read(data, _names(name or []), skip_bad) if data else []
         _check(to, regret, delta)
         learnt, held = split([*read, *known_labels(store or (), ledger)], holdout)
-        with err.status("reading") as status:
-            estimator = training.train(learnt, answers=answers, progress=status.update)
+        with err.status("reading") as status, _loaded(encoder, status.update) as embeds:
+            estimator = training.train(learnt, answers=answers, encoder=embeds, progress=status.update)
             status.update("judging")
-            report = judge(estimator, held, local=local, other=other, at_most=regret, delta=delta)
-        estimator.with_report(report.to_json()).save(to)
+            judged = partial(judge, estimator, held, local=local, other=other, at_most=regret, delta=delta)
+            report = judged(encoder=embeds)
+            blind = judged() if embeds else None
+        found = report.to_json() | ({"without_encoder": blind.to_json()} if blind else {})
+        estimator.with_report(found).save(to)
         if as_json:
             facts = {"labels": dict(estimator.labels), "scales": dict(estimator.scales), "answers": answers}
-            print_json({"estimator": str(to), "bytes": to.stat().st_size, **facts, "held_out": report.to_json()})
+            facts["encoder"] = estimator.encoder.to_json() if estimator.encoder else None
+            print_json({"estimator": str(to), "bytes": to.stat().st_size, **facts, "held_out": found})
         else:
             _show(report, estimator.labels)
+            if blind:
+                out.print("\nwithout the encoder, as where it does not answer in time:")
+                _show(blind, estimator.labels)
             err.print(f"[green]wrote[/] {escape(str(to))}")
+
+
+@contextmanager
+def _loaded(model: str | None, say: Callable[[str], None]) -> Iterator[LocalEncoder | None]:
+    if model is None:
+        yield None
+        return
+    from foreshore.router.local_encoder import LocalEncoder
+
+    say(f"loading {escape(model)}")
+    with LocalEncoder(model, progress=lambda done, total: say(f"embedding {done} of {total} prompts")) as encoder:
+        yield encoder
 
 
 def _check(to: Path, regret: float, delta: float) -> None:

@@ -11,28 +11,32 @@ from foreshore.quality.features import COUNTED, TOPIC_BITS, WORD_BITS, Features
 from foreshore.quality.sparse import Sparse, spread
 from foreshore.quality.topics import CLUSTERS, Topics
 
-__all__ = ["Design"]
+__all__ = ["EMBEDDING", "Design"]
 
 WORDS = 1 << WORD_BITS
+EMBEDDING = "embedding"  # the block of an encoder's vectors
 
 Matrix = NDArray[np.float32]
 Places = NDArray[np.intp]
 
 
 class Design:
-    """Rows (rows, columns): the words' columns first, then those of the dense blocks, topics last. A block's variances
-    add up to 1, times `scales[block]`. `centre` and `size` (columns,) turn features into a
-    row: (features - centre) * size. The words stay sparse: their centre is taken off where they are multiplied."""
+    """Rows (rows, columns): the words' columns first, then those of the dense blocks, topics, and last an encoder's
+    `vectors` (rows, dimension) where there are any. A block's variances add up to 1, times `scales[block]`. `centre`
+    and `size` (columns,) turn features into a row: (features - centre) * size. The words stay sparse: their centre is
+    taken off where they are multiplied."""
 
-    def __init__(self, read: Iterable[Features], blocks: Mapping[str, int]) -> None:
+    def __init__(self, read: Iterable[Features], blocks: Mapping[str, int], vectors: Matrix | None = None) -> None:
         texts = list(read)
         self.words = Sparse([text.words for text in texts], WORDS)
         self.topics = Topics.learnt([text.single for text in texts], 1 << TOPIC_BITS)
+        seen = np.zeros((len(texts), 0), np.float32) if vectors is None else vectors
         self.blocks = {"words": WORDS, **blocks, "topics": CLUSTERS}
+        self.blocks |= {EMBEDDING: seen.shape[1]} if vectors is not None else {}
         self.scales: Mapping[str, float] = dict.fromkeys(self.blocks, 1.0)
         self.counts = np.stack([text.counts for text in texts])
         shares = [np.concatenate([text.shares, self.topics(text.single)]) for text in texts]
-        self._dense = np.hstack([self.counts, shares])
+        self._dense = np.hstack([self.counts, shares, seen])
         ones = np.full((len(texts), 1), 1 / len(texts), np.float32)
         means = [self.words.transposed_times(ones)[:, 0], self._dense.mean(axis=0, dtype=np.float64)]
         self.centre = np.concatenate(means, dtype=np.float32)

@@ -18,51 +18,67 @@ from numpy.typing import NDArray
 
 from foreshore.disk import disk_errors
 from foreshore.errors import ModelError, NotFound, UsageError
+from foreshore.quality.encoder import EncoderId
 from foreshore.quality.features import COUNTED, TOPIC_BITS, VERSION, WORD_BITS, Features, blocks, features
 from foreshore.quality.reach import Reach
 from foreshore.quality.topics import CLUSTERS, DIRECTIONS, Topics
+from foreshore.quality.weights import Weights
 
 __all__ = ["Estimator"]
 
 FORMAT = "foreshore.estimator"
+FIT = "words", "dense", "bias"
+EMBEDDED = "embedded_"  # before the names of the fit that an encoder tells
 LARGEST = 64 << 20  # bytes of a file, and of what is packed in it
 RETRAIN = "train it again with `foreshore route train`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimator:
-    """`predict` is a pure function: features, one product, a sigmoid. `words` and `dense` (columns, targets) and `bias`
-    (targets,) give log-odds; of a prompt that is strange, unlike all that were learnt from, `general` (counts, targets)
-    and `general_bias` do. `report` is what held-out prompts said when it was trained."""
+    """`predict` is a pure function: features, one product, a sigmoid. `plain` gives log-odds, or `embedded` where the
+    vector of `encoder` is at hand; of a prompt that is strange, unlike all that were learnt from, `general` (counts,
+    targets) and `general_bias` do. Each is calibrated for itself. `report` is what held-out prompts said when it was
+    trained."""
 
     targets: tuple[str, ...]
-    words: NDArray[np.float32]
-    dense: NDArray[np.float32]
-    bias: NDArray[np.float32]
+    plain: Weights
     general: NDArray[np.float32]
     general_bias: NDArray[np.float32]
     topics: Topics
     reach: Reach
+    encoder: EncoderId | None = None
+    embedded: Weights | None = None  # None: no encoder was learnt from
     answers: bool = False  # whether it judges after the first target's answer
     labels: Mapping[str, int] = field(default_factory=dict)  # prompts that each target was learnt from
-    scales: Mapping[str, float] = field(default_factory=dict)  # of each block of features
     report: Mapping[str, Any] = field(default_factory=dict)
 
-    def predict(self, text: str, answer: str | None = None) -> Mapping[str, float]:
+    @property
+    def scales(self) -> Mapping[str, float]:
+        """Of each block of features, in the fit that knows the most."""
+        return (self.embedded or self.plain).scales
+
+    def predict(
+        self, text: str, answer: str | None = None, *, vector: NDArray[np.float32] | None = None
+    ) -> Mapping[str, float]:
         """The calibrated probability, by target or variant. `answer` is what the first target said; an estimator that
-        reads answers needs it, and another takes none: `UsageError`."""
+        reads answers needs it, and another takes none: `UsageError`. `vector` is what `encoder` makes of `text`; the
+        estimate without one is calibrated too."""
         if (answer is not None) != self.answers:
             reads = "reads the first target's answer" if self.answers else "judges before any answer is there"
             raise UsageError(f"this estimator {reads}", hint=RETRAIN)
-        odds = np.exp(-np.clip(self._score(features(text, answer)), -30.0, 30.0))
+        if vector is not None and (self.encoder is None or vector.shape != (self.encoder.dimension,)):
+            wanted = f"vectors of {self.encoder.dimension} numbers" if self.encoder else "no vectors"
+            raise UsageError(f"this estimator takes {wanted}, not one of the shape {vector.shape}", hint=RETRAIN)
+        odds = np.exp(-np.clip(self._score(features(text, answer), vector), -30.0, 30.0))
         return dict(zip(self.targets, (1.0 / (1.0 + odds)).tolist(), strict=True))
 
-    def _score(self, read: Features) -> NDArray[np.float32]:
+    def _score(self, read: Features, vector: NDArray[np.float32] | None) -> NDArray[np.float32]:
         if self.reach.strange(read.counts):
             return np.asarray(self.reach.cut(read.counts) @ self.general + self.general_bias)
-        places, values = read.words
-        dense = np.concatenate([read.counts, read.shares, self.topics(read.single)])
-        return np.asarray(values @ self.words[places] + dense @ self.dense + self.bias)
+        topics = self.topics(read.single)
+        if vector is None or self.embedded is None:
+            return self.plain.score(read, topics)
+        return self.embedded.score(read, topics, vector)
 
     def with_report(self, report: Mapping[str, Any]) -> Estimator:
         return replace(self, report=report)
@@ -108,7 +124,9 @@ class Estimator:
             "targets": self.targets,
             "answers": self.answers,
             "labels": dict(self.labels),
-            "scales": dict(self.scales),
+            "scales": dict(self.plain.scales),
+            "encoder": None if self.encoder is None else self.encoder.to_json(),
+            "embedded_scales": dict(self.embedded.scales) if self.embedded else {},
             "report": dict(self.report),
         }
         text = np.frombuffer(json.dumps(header, allow_nan=False).encode(), np.uint8)
@@ -117,7 +135,9 @@ class Estimator:
         return packed.getvalue()
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        own = {name: getattr(self, name) for name in ("words", "dense", "bias", "general", "general_bias")}
+        own = {"general": self.general, "general_bias": self.general_bias}
+        for prefix, fit in (("", self.plain), (EMBEDDED, self.embedded)):
+            own |= {prefix + name: getattr(fit, name) for name in FIT} if fit else {}
         topics = {f"topics_{part.name}": getattr(self.topics, part.name) for part in fields(Topics)}
         return own | topics | {f"reach_{part.name}": getattr(self.reach, part.name) for part in fields(Reach)}
 
@@ -136,27 +156,35 @@ class Estimator:
         names = tuple(header["targets"])
         if not names or len(set(names)) != len(names) or not all(isinstance(n, str) for n in names):
             raise ValueError("its targets are not different names")
-        _check(arrays, len(names), bool(header["answers"]))
+        encoder = header.get("encoder")  # files made before there were any have none
+        encoder = None if encoder is None else EncoderId.from_json(encoder)
+        _check(arrays, len(names), bool(header["answers"]), encoder)
         topics = Topics(**{part.name: arrays.pop(f"topics_{part.name}") for part in fields(Topics)})
         reach = Reach(**{part.name: arrays.pop(f"reach_{part.name}") for part in fields(Reach)})
         return cls(
             targets=names,
+            plain=Weights(**{name: arrays.pop(name) for name in FIT}, scales=dict(header["scales"])),
+            encoder=encoder,
+            embedded=_embedded(arrays, header) if encoder else None,
             **arrays,
             topics=topics,
             reach=reach,
             answers=bool(header["answers"]),
             labels=dict(header["labels"]),
-            scales=dict(header["scales"]),
             report=dict(header["report"]),
         )
 
 
-def _check(arrays: Mapping[str, NDArray[Any]], targets: int, answers: bool) -> None:
+def _embedded(arrays: dict[str, NDArray[Any]], header: Mapping[str, Any]) -> Weights:
+    return Weights(**{name: arrays.pop(EMBEDDED + name) for name in FIT}, scales=dict(header["embedded_scales"]))
+
+
+def _check(arrays: Mapping[str, NDArray[Any]], targets: int, answers: bool, encoder: EncoderId | None) -> None:
+    columns = sum(blocks(answers).values()) + CLUSTERS
     counted = sum(count for block, count in blocks(answers).items() if block in COUNTED)
     shapes: dict[str, tuple[int, ...]] = {
-        "words": (1 << WORD_BITS, targets),
-        "dense": (sum(blocks(answers).values()) + CLUSTERS, targets),
-        "bias": (targets,),
+        **_shapes("", columns, targets),
+        **(_shapes(EMBEDDED, columns + encoder.dimension, targets) if encoder else {}),
         "general": (counted, targets),
         "general_bias": (targets,),
         "topics_directions": (1 << TOPIC_BITS, DIRECTIONS),
@@ -172,3 +200,8 @@ def _check(arrays: Mapping[str, NDArray[Any]], targets: int, answers: bool) -> N
             raise ValueError(f"its {name!r} is {found.dtype} of the shape {found.shape}")
         if not np.isfinite(found).all():
             raise ValueError(f"its {name!r} has numbers that are not finite")
+
+
+def _shapes(prefix: str, columns: int, targets: int) -> dict[str, tuple[int, ...]]:
+    shapes = (1 << WORD_BITS, targets), (columns, targets), (targets,)
+    return dict(zip((prefix + name for name in FIT), shapes, strict=True))

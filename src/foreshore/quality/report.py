@@ -14,6 +14,7 @@ from foreshore.errors import UsageError
 from foreshore.quality.confidence_fit import auroc, ece, interval
 from foreshore.quality.conformal import RegretBound, regret_bound
 from foreshore.quality.curve import bootstrapped
+from foreshore.quality.encoder import Embeds
 from foreshore.quality.estimator import Estimator
 from foreshore.quality.labels import Label
 
@@ -76,12 +77,14 @@ def judge(
     other: str | None = None,
     at_most: float = 0.05,
     delta: float = 0.05,
+    encoder: Embeds | None = None,
 ) -> Report:
-    """`labels` must be of prompts that `estimator` did not learn from. Without names the target that is least often
+    """`labels` must be of prompts that `estimator` did not learn from; without `encoder` it is told no vectors. Without
+    names the target that is least often
     right is taken as `local`, and the most often right one as `other`. Raises `UsageError` for an unknown name."""
     _check(estimator, local, other)
-    free = _Held([label for label in labels if not label.influenced], estimator)
-    held = free if not free.poor() else _Held(labels, estimator)
+    free = _Held([label for label in labels if not label.influenced], estimator, encoder)
+    held = free if not free.poor() else _Held(labels, estimator, encoder)
     targets = {name: _of_target(held, name) for name in estimator.targets if name not in held.poor()}
     missing = [f"{name!r}: {held.counts(name)}" for name in held.poor()]
     ends = _ends(held, [*targets], local, other)
@@ -101,14 +104,16 @@ def judge(
 class _Held:
     """Held-out prompts: of each what the estimator says, and by target what was so. The first label of two counts."""
 
-    def __init__(self, labels: Sequence[Label], estimator: Estimator) -> None:
+    def __init__(self, labels: Sequence[Label], estimator: Estimator, encoder: Embeds | None) -> None:
         self.names = estimator.targets
         self.right: dict[Key, dict[str, bool]] = {}
         for label in labels:
             key = label.prompt, label.answer if estimator.answers else None
             if label.target in self.names:
                 self.right.setdefault(key, {}).setdefault(label.target, label.correct)
-        self.shares = {key: estimator.predict(*key) for key in self.right}
+        vectors = encoder([prompt for prompt, _ in self.right]) if encoder else [None] * len(self.right)
+        keys = zip(self.right, vectors, strict=True)
+        self.shares = {key: estimator.predict(*key, vector=vector) for key, vector in keys}
 
     def of(self, name: str) -> tuple[Numbers, NDArray[np.bool_]]:
         """Probabilities and outcomes of a target."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,17 +92,21 @@ def _solve(design: Design, right: Numbers, weight: Matrix) -> tuple[Matrix, Matr
     return found[:-1], found[-1]
 
 
-def choose_scales(design: Design, right: Numbers, weight: Numbers) -> Mapping[str, float]:
+def choose_scales(
+    design: Design, right: Numbers, weight: Numbers, without: Collection[str] = ()
+) -> Mapping[str, float]:
     """The variance of each block's weights, over the noise's, that predicts left-out rows best: one block after the
     other, steps up and down `GRID`. Of left-out rows a ridge regression's errors have a closed form (Allen, "The
     relationship between variable selection and data augmentation and a method for prediction", 1974).
 
-    `right` (rows, targets), `weight` (rows,): rows of which no target has a label have the weight 0.
+    `right` (rows, targets), `weight` (rows,): rows of which no target has a label have the weight 0. Blocks in
+    `without` get 0, and say nothing.
     """
     at = np.flatnonzero(weight)
     if len(at) > SAMPLE:
         at = np.sort(np.random.default_rng(0).choice(at, SAMPLE, replace=False))
-    products = list(design.products(at).values())
+    of_block = {block: rows for block, rows in design.products(at).items() if block not in without}
+    products = list(of_block.values())
     known: dict[tuple[int, ...], float] = {}
 
     def loss(place: tuple[int, ...]) -> float:
@@ -111,7 +115,7 @@ def choose_scales(design: Design, right: Numbers, weight: Numbers) -> Mapping[st
             known[place] = _left_out(total, right[at], weight[at])
         return known[place]
 
-    best = tuple(int(np.searchsorted(GRID, 0.99 * START.get(block, GRID[3]))) for block in design.blocks)
+    best = tuple(int(np.searchsorted(GRID, 0.99 * START.get(block, GRID[3]))) for block in of_block)
     while True:
         before = best
         for block in range(len(products)):
@@ -119,7 +123,7 @@ def choose_scales(design: Design, right: Numbers, weight: Numbers) -> Mapping[st
             found = min(((*best[:block], p, *best[block + 1 :]) for p in near), key=loss)
             best = found if loss(found) < (1 - WORTH) * loss(best) else best
         if best == before:
-            return dict(zip(design.blocks, (GRID[p] for p in best), strict=True))
+            return dict.fromkeys(design.blocks, 0.0) | dict(zip(of_block, (GRID[p] for p in best), strict=True))
 
 
 def _left_out(products: Matrix, right: Numbers, weight: Numbers) -> float:

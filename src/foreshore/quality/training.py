@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from foreshore.errors import UsageError
 from foreshore.quality import ridge
 from foreshore.quality.calibration import platt
-from foreshore.quality.design import WORDS, Design
+from foreshore.quality.design import EMBEDDING, WORDS, Design
+from foreshore.quality.encoder import Embeds
 from foreshore.quality.estimator import Estimator
 from foreshore.quality.features import blocks, features
 from foreshore.quality.labels import Label, fraction, targets
 from foreshore.quality.reach import Reach
+from foreshore.quality.weights import Weights
 
 __all__ = ["FEWEST", "FOLDS", "MOST", "train"]
 
@@ -40,40 +42,61 @@ class _Table:
 
 
 def train(
-    labels: Iterable[Label], *, answers: bool = False, progress: Callable[[str], None] = lambda step: None
+    labels: Iterable[Label],
+    *,
+    answers: bool = False,
+    encoder: Embeds | None = None,
+    progress: Callable[[str], None] = lambda step: None,
 ) -> Estimator:
     """Learns from all of `labels`: split those off first that are to judge it (`held_out`).
 
-    With `answers` it learns to judge after the first target's answer, which every label must have. What is learnt
+    With `answers` it learns to judge after the first target's answer, which every label must have. With `encoder` it
+    learns twice: from the prompts' vectors too, and without, for when the encoder does not answer. What is learnt
     does not depend on the order of the labels. Of a prompt labelled more than once for a target, the weighted mean
     counts. Raises `UsageError` where a target has fewer than 20 right or 20 wrong labels.
     """
     table = _table(list(labels), answers)
     _check(table)
     progress("reading")
-    design = Design((features(prompt, answer) for prompt, answer in table.texts), blocks(answers))
+    vectors = None if encoder is None else encoder([prompt for prompt, _ in table.texts])
+    design = Design((features(prompt, answer) for prompt, answer in table.texts), blocks(answers), vectors)
     folds = np.array([int(fraction(prompt) * 2**32) % FOLDS for prompt, _ in table.texts])
-    progress("choosing penalties")
-    shared = _most_shared(table)
-    design.scales = ridge.choose_scales(design, table.right[:, shared], table.weight[:, shared[0]])
-    progress("learning")
-    weights, bias = _calibrated(table, ridge.fit(design, table.right, table.weight, folds))
-    plain = weights * design.size[:, None]  # centring and sizes are in the weights, so that a prediction is one product
+    plain = _fitted(table, design, folds, progress, without=(EMBEDDING,))
     reach = Reach.learnt(design.counts)
     alone = ridge.fit_few(reach.cut(design.counts), table.right, table.weight, folds, ALONE)
     general, general_bias = _calibrated(table, alone)
     return Estimator(
         targets=table.targets,
-        words=plain[:WORDS],
-        dense=plain[WORDS:],
-        bias=bias - design.centre @ plain,
+        plain=plain,
+        encoder=None if encoder is None else encoder.identity,
+        embedded=None if encoder is None else _fitted(table, design, folds, progress),
         general=general,
         general_bias=general_bias,
         topics=design.topics,
         reach=reach,
         answers=answers,
         labels=dict(zip(table.targets, (table.weight > 0).sum(axis=0).tolist(), strict=True)),
-        scales=dict(design.scales),
+    )
+
+
+def _fitted(
+    table: _Table, design: Design, folds: NDArray[np.intp], progress: Callable[[str], None], without: Sequence[str] = ()
+) -> Weights:
+    """Of all blocks but those in `without`, at the scales that predict left-out prompts best."""
+    progress("choosing penalties")
+    shared = _most_shared(table)
+    design.scales = ridge.choose_scales(design, table.right[:, shared], table.weight[:, shared[0]], without)
+    progress("learning")
+    weights, bias = _calibrated(table, ridge.fit(design, table.right, table.weight, folds))
+    plain = weights * design.size[:, None]  # centring and sizes are in the weights, so that a prediction is one product
+    kept = np.ones(len(plain), bool)
+    for block in without:
+        kept[design.parts.get(block, slice(0))] = False
+    return Weights(
+        words=plain[:WORDS],
+        dense=plain[WORDS:][kept[WORDS:]],
+        bias=bias - design.centre @ plain,
+        scales={block: scale for block, scale in design.scales.items() if block not in without},
     )
 
 
