@@ -6,6 +6,7 @@ import math
 
 from foreshore.router.latency.answer_length import AnswerLengths
 from foreshore.router.latency.first_token import FirstToken
+from foreshore.router.latency.kinds import Kinds
 from foreshore.router.latency.prompt_tokens import PromptTokens
 from foreshore.router.latency.quantiles import Distribution, Quantiles
 from foreshore.router.latency.regression import Regression
@@ -51,16 +52,17 @@ class Forecast:
 class Forecaster:
     """Learns from each whole answer, and predicts in a few microseconds. Its memory does not grow.
 
-    The time to the first token is a sum of costs (`FirstToken`); the whole time adds answer tokens, each dearer the
-    more answers run. The costs are learned, begin at `speeds`, and are moved together once errors show a drift. Around
-    both stand distributions whose spread grows with what is not known of the answer's length, and whose quantiles are
-    held to their promise (`Quantiles`).
+    The time to the first token is a sum of costs (`FirstToken`) times what the request's kind adds (`Kinds`); the whole
+    time adds answer tokens, each dearer the more answers run. The costs are learned, begin at `speeds`, and are moved
+    together once errors show a drift. Around both stand distributions whose spread grows with what is not known of the
+    answer's length, and whose quantiles are held to their promise (`Quantiles`).
     """
 
     def __init__(self, speeds: Speeds | None = None, *, slots: int = 0) -> None:
         self.outcomes = 0
         self.lengths = AnswerLengths()
         self.prompts = PromptTokens()
+        self._kinds = Kinds()
         self._ttft_quantiles, self._total_quantiles = Quantiles(), Quantiles()
         self._begin(speeds or Speeds(), slots)
 
@@ -92,6 +94,7 @@ class Forecaster:
 
     def predict(self, work: Work) -> Forecast:
         ttft_s, ttft_spread = self._first.predict(work)
+        ttft_s *= self._kinds.factor(work.route, work.tenant)
         if not work.loaded:
             ttft_s += self._load_s
         length = self.lengths.expect(work.route, work.tenant, work.max_tokens)
@@ -132,7 +135,10 @@ class Forecaster:
         if not work.loaded:
             self._load_s += 0.5 * (max(0.0, ttft_s - forecast.ttft_s + self._load_s) - self._load_s)
             return
-        if not self.known:
+        error = forecast.ttft.error(ttft_s)
+        if self.known:
+            self._kinds.learn(work.route, work.tenant, error + math.log(self._kinds.factor(work.route, work.tenant)))
+        else:
             self._first.begin_with(work, ttft_s)
         self.outcomes += 1
         self._ttft_quantiles.learn(forecast.ttft.place(ttft_s))
@@ -141,7 +147,7 @@ class Forecaster:
             self._decode = self._decode or _decode((total_s - ttft_s) / (output_tokens - 1))
             self._decode.learn(_decode_costs(work, output_tokens), total_s - ttft_s)
         fresh = work.prompt_tokens - work.cached_tokens if fresh_tokens is None else fresh_tokens
-        if self._first.learn(work, ttft_s, error=forecast.ttft.error(ttft_s), fresh_tokens=fresh):
+        if self._first.learn(work, ttft_s, error=error, fresh_tokens=fresh):
             self._ttft_quantiles.hurry()
             self._total_quantiles.hurry()
 

@@ -207,6 +207,15 @@ def test_one_answer_does_not_make_a_kind() -> None:
     assert total_s(forecaster, "odd", "a") < 5.0
 
 
+def test_a_kind_whose_first_content_comes_late_is_foretold_late() -> None:
+    forecaster, seconds = Forecaster(), {"chat": 0.1, "tools": 0.3}
+    for _ in range(40):
+        for route, ttft_s in seconds.items():
+            forecaster.learn(Work(prompt_tokens=100, route=route), ttft_s=ttft_s, total_s=1.0, output_tokens=10)
+    for route, ttft_s in seconds.items():
+        assert forecaster.predict(Work(prompt_tokens=100, route=route)).ttft_s == pytest.approx(ttft_s, rel=0.2)
+
+
 def test_no_answer_is_longer_than_its_limit() -> None:
     forecaster = answered(("long", "a", 400))
     assert total_s(forecaster, "long", "a", max_tokens=10) < 0.5
