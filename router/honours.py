@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from typing import Any
 
+from foreshore.config import Kind
 from foreshore.types import Request, Sampling
 
-__all__ = ["unhonoured"]
+__all__ = ["UNCOMMON", "honours_too", "unhonoured"]
+
+# By task, what a body may hold that OpenAI's targets alone honour, as `Request.extra`.
+UNCOMMON: Mapping[str, Mapping[str, Any]] = {
+    "chat": {"verbosity": "low"},
+    "completion": {"suffix": "."},
+    "embedding": {"dimensions": 8},
+}
 
 _PLAIN = Sampling()
 _ANTHROPIC_SAMPLING = frozenset({"max_tokens", "temperature", "top_p", "top_k", "stop"})
@@ -25,6 +34,11 @@ def unhonoured(request: Request, kind: str) -> tuple[str, ...]:
         return tuple(name for name, value in request.extra.items() if not _local(name, value))
     beyond = tuple(_only_local(request))
     return (*beyond, *_beyond_anthropic(request)) if kind == "anthropic" else beyond
+
+
+def honours_too(kind: Kind) -> frozenset[Kind]:
+    """The kinds that honour every request that `kind` honours: of another some request has a field too many."""
+    return frozenset(("local", "openai", "anthropic")) if kind == "anthropic" else frozenset((kind,))
 
 
 def _local(name: str, value: object) -> bool:

@@ -87,6 +87,19 @@ def _between(left: Any, right: Any, whole: bool, default: Any, *, closed: tuple[
         return [Cell(float(default), point=False)] if left != right or all(closed) else []
     if left >= right:
         return []
+    inside = _inside(left, right)
+    if inside is None:  # two neighbours, of which one belongs
+        inside = left if closed[0] and not math.isinf(left) else right if closed[1] and not math.isinf(right) else None
+    return [] if inside is None else [Cell(inside, point=False)]
+
+
+def _inside(left: float, right: float) -> float | None:
+    """A double between two others, near numbers that people write; None where there is none."""
     if math.isinf(left):
-        return [Cell(right - 1.0, point=False)]
-    return [Cell(left + 1.0 if math.isinf(right) else (left + right) / 2, point=False)]
+        found = min(right - 1.0, math.nextafter(right, left))
+    elif math.isinf(right):
+        found = max(left + 1.0, math.nextafter(left, right))
+    else:
+        found = left / 2 + right / 2
+        found = found if left < found < right else math.nextafter(left, right)
+    return found if left < found < right else None

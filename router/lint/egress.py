@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from foreshore.errors import ConfigError
+from foreshore.router.decide import Decision
+from foreshore.router.honours import UNCOMMON
 from foreshore.router.lint.atoms import TRUE
 from foreshore.router.lint.finding import telling
 from foreshore.router.lint.reach import Reach
@@ -19,6 +21,7 @@ from foreshore.router.lint.values import Values
 from foreshore.router.policy import load_scene
 from foreshore.router.rules import SCENE, Evaluator, Expression
 from foreshore.router.situation import Situation
+from foreshore.types import Request
 
 __all__ = ["PRIVATE", "Egress", "Witness", "prove"]
 
@@ -28,18 +31,20 @@ Verdict = Literal["proved", "broken", "not proved"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Witness:
-    """A request that the property speaks of, and how it gets out. `given`: what of it and around it matters."""
+    """A request that the property speaks of, and how it gets out. `given`: what of it and around it matters; `fields`:
+    what it must ask for besides, that not all targets honour."""
 
     target: str
     rule: str  # "pinned" where the request names the target
     targets: Sequence[str]  # as decided, in order
     given: Mapping[str, Any]
     situation: Situation
+    fields: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         request = {**asdict(self.situation.request), "labels": list(self.situation.request.labels)}
         found = {"target": self.target, "rule": self.rule, "targets": list(self.targets)}
-        return {**found, "given": dict(self.given), "request": request}
+        return {**found, "given": dict(self.given), "fields": list(self.fields), "request": request}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +85,8 @@ class _Proof:
 
     def __init__(self, reach: Reach, kind: Expression) -> None:
         self._reach, self._kind, self._evaluator = reach, kind, Evaluator([kind])
-        self._asked = both(reach.possible, among(term_of(kind.source), TRUE))
+        asked = term_of(kind.source)
+        self._asked = both(reach.possible_of(asked), among(asked, TRUE))
 
     def of(self, target: str) -> Witness | Open | str:
         """A request that reaches `target`, or what prevents every one, or what stands in the way of saying so."""
@@ -106,12 +112,28 @@ class _Proof:
             load_scene(evaluator, situation.request, situation.device, situation.budget, situation.now)
             if evaluator.ask(self._kind)[0] is not True:
                 return False
-        decision = situation.judged(self._reach.config, self._reach.policy).decision
-        return decision is not None and target in decision.targets
+        return self._sent(situation, target) is not None
+
+    def _sent(self, situation: Situation, target: str) -> tuple[Decision, Mapping[str, Any]] | None:
+        """The decision that tries `target`, and the uncommon fields that the request needs for it; the fewest."""
+        facts = situation.request
+        for extra in ({}, UNCOMMON.get(facts.task, {})):
+            request = Request(task=facts.task, model=facts.model, extra=extra)
+            decision = situation.judged(self._reach.config, self._reach.policy, request).decision
+            if decision is not None and target in decision.targets:
+                return decision, extra
+        return None
 
     def _witness(self, values: Values, target: str) -> Witness:
         situation = situation_of(values, self._reach.config)
-        decision = situation.judged(self._reach.config, self._reach.policy).decision
-        assert decision is not None  # `_arrives` has seen it
-        given = telling(self._reach, values)
-        return Witness(target=target, rule=decision.rule, targets=decision.targets, given=given, situation=situation)
+        sent = self._sent(situation, target)
+        assert sent is not None  # `_arrives` has seen it
+        decision, extra = sent
+        return Witness(
+            target=target,
+            rule=decision.rule,
+            targets=decision.targets,
+            given=telling(self._reach, values),
+            situation=situation,
+            fields=tuple(extra),
+        )

@@ -1,21 +1,24 @@
 """Which requests may reach which target, as formulas: what `constrain` and `decide` do, written down for a proof.
 
 The formulas allow what the stages allow or more: a target counts as reached by a rule that prefers it and that it may
-answer, in whatever order, by whatever strategy, healthy or not, by chance or not.
+answer, in whatever order, by whatever strategy, healthy or not, by chance or not. A rule before it counts as deciding
+only where it leaves a target that honours whatever the later one does: a field too many passes a rule over.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import fields
 from functools import cached_property
+from typing import get_args
 
-from foreshore.config import Config
+from foreshore.config import Config, Kind
 from foreshore.router.decide import AUTO
 from foreshore.router.facts import NO_BUDGET, BudgetFacts
+from foreshore.router.honours import honours_too
 from foreshore.router.label import PRIVATE_WORDS
-from foreshore.router.lint.atoms import ERROR, FALSE, TRUE, Slot
+from foreshore.router.lint.atoms import FALSE, HEADERS, TRUE, Slot
 from foreshore.router.lint.situation import fixed_of
 from foreshore.router.lint.terms import Term, among, atoms_of, both, either, negated, term_of
 from foreshore.router.lint.values import Domain
@@ -23,7 +26,7 @@ from foreshore.router.policy import Constraint, Policy, Rule
 
 __all__ = ["Reach"]
 
-NOT_TRUE = FALSE | ERROR
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class Reach:
@@ -46,31 +49,34 @@ class Reach:
 
     @cached_property
     def possible(self) -> Term:
-        """What `label` makes true of every request."""
+        """What `label` makes true of every request, as far as the policy looks at it."""
+        expressions = [e for c in self.policy.constraints for e in (c.when, c.require) if e is not None]
+        expressions += [e for r in self.policy.rules for e in (r.when, r.where) if e is not None]
         found = [_holds("request.private == (size(request.labels) > 0)")]
         private = [tenant.name for tenant in self.config.tenants if tenant.private]
         if private:
             found.append(_holds(f"!(request.tenant in {_listed(private)}) || 'tenant' in request.labels"))
-        return both(*found, *self._header())
+        return both(*found, *(self._header(*(term_of(e.source) for e in expressions))))
 
-    def _header(self) -> list[Term]:
-        """The privacy header and its label, where an expression looks at the header."""
+    def possible_of(self, kind: Term) -> Term:
+        """The same, as far as the policy or `kind` looks at it."""
+        return both(self.possible, *self._header(kind))
+
+    def _header(self, *terms: Term) -> list[Term]:
+        """The privacy header and its label, where one of `terms` looks at the header."""
         name = self.config.privacy.header
-        slot = Slot(f"request.headers['{name}']")
-        expressions = [e for c in self.policy.constraints for e in (c.when, c.require) if e is not None]
-        expressions += [e for r in self.policy.rules for e in (r.when, r.where) if e is not None]
-        if not any(slot in atom.slots for e in expressions for atom in atoms_of(term_of(e.source))):
+        if not any(Slot(f"{HEADERS}['{name}']") in atom.slots for term in terms for atom in atoms_of(term)):
             return []
-        words = _listed([word for word, private in PRIVATE_WORDS.items() if private])
-        header = f"'{name}' in request.headers && request.headers['{name}'] in {words}"
-        return [_holds(f"!({header}) || 'header' in request.labels")]
+        words = "|".join(word for word, private in PRIVATE_WORDS.items() if private)
+        asks = f"request.headers['{name}'].matches('(?i)(^|,)\\\\s*({words})\\\\s*(,|$)')"
+        return [_holds(f"!('{name}' in request.headers && {asks}) || 'header' in request.labels")]
 
     def open(self, slot: Slot) -> bool:
         """Whether it is of a target's state, and not certain by the config."""
         return bool(slot.target) and slot not in self.domain.fixed
 
     def built_in(self, target: str) -> Term:
-        """Privacy and the tasks it serves. That a target may not honour some field of a request is left out."""
+        """Privacy and the tasks it serves. That a target may not honour some field of a request is for `comes_to`."""
         spec = self.config.targets[target]
         serves = _holds(f"request.task in {_listed(spec.serves)}")
         return serves if spec.local else both(serves, among(term_of("request.private"), FALSE))
@@ -106,20 +112,22 @@ class Reach:
     def holds(self, rule: Rule) -> Term:
         return among(term_of(rule.when.source), TRUE)
 
-    def leaves(self, rule: Rule) -> Term:
-        """Some target of `rule` may answer."""
-        return either(*(self.may_see(name) for name in rule.prefer))
+    def leaves(self, rule: Rule, kinds: Container[Kind] = KINDS) -> Term:
+        """Some target of `rule` may answer, among those of `kinds`."""
+        return either(*(self.may_see(name) for name in rule.prefer if self.config.targets[name].kind in kinds))
 
-    def comes_to(self, rule: Rule) -> Term:
-        """The caller pins nothing, and no rule before `rule` decides or refuses."""
+    def comes_to(self, rule: Rule, kinds: Container[Kind] = KINDS) -> Term:
+        """The caller pins nothing, and no rule before `rule` decides or refuses. `kinds`: which are sure to honour the
+        request's fields."""
         before = self.policy.rules if rule is self.default else self.policy.rules[: self.policy.rules.index(rule)]
-        ends = [self.holds(r) if r.refuse else both(self.holds(r), self.leaves(r)) for r in before]
+        ends = [self.holds(r) if r.refuse else both(self.holds(r), self.leaves(r, kinds)) for r in before]
         return both(_holds(f"request.model in {_listed(AUTO)}"), *map(negated, ends))
 
     def chosen(self, target: str) -> Term:
         """A rule, or the default, tries `target` for a request that pins nothing."""
         rules = [rule for rule in (*self.policy.rules, self.default) if target in rule.prefer and not rule.refuse]
-        ways = [both(self.holds(rule), self.comes_to(rule)) for rule in rules]
+        kinds = honours_too(self.config.targets[target].kind)
+        ways = [both(self.holds(rule), self.comes_to(rule, kinds)) for rule in rules]
         return both(self.may_see(target), either(*ways))
 
     def pinned(self, target: str) -> Term:

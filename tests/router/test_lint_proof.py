@@ -13,7 +13,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from foreshore.config import Budget, Config, Constraint, Price, Privacy, Rule, TargetConfig, Tenant
+from foreshore.errors import ForeshoreError
+from foreshore.router.asking import asked
+from foreshore.router.constrain import constrain
+from foreshore.router.decide import State, decide
 from foreshore.router.facts import BudgetFacts, ClockFacts, DeviceFacts, RequestFacts
+from foreshore.router.honours import UNCOMMON, honours_too, unhonoured
 from foreshore.router.lint.atoms import ERROR, FALSE, TRUE, Atom, Slot
 from foreshore.router.lint.egress import prove
 from foreshore.router.lint.fields import LABELS
@@ -25,6 +30,7 @@ from foreshore.router.policy import Policy, load_scene
 from foreshore.router.rules import OF_TARGETS, SCENE, Evaluator, Expression
 from foreshore.router.situation import Situation
 from foreshore.router.target import describe
+from foreshore.types import Request, Sampling
 
 TARGETS = {
     "edge": TargetConfig(kind="local", model="small"),
@@ -40,13 +46,20 @@ SETTLED = (
     *("'email' in request.labels", "size(request.labels) > 1", "request.labels.exists(l, l == 'card')"),
     *("'x-team' in request.headers", "request.headers['x-team'] == 'a'", "has(request.headers.x)"),
     *("request.task == 'chat'", "now.hour >= 22", "now.hour * 2 == 10", "request.model == 'cloud'"),
+    *("device.celsius > 1e17", "budget.left <= 1e18", "request.text == '\u0130'", "request.labels == ['card']"),
 )
 LOOSE = (
     *("request.text.contains('a')", "request.text.matches('(?i)ab')", "request.text.size() > 2"),
     *("request.text == 'ab'", "request.tenant.startsWith('h')", "request.tenant < 'e'"),
     *("request.prompt_tokens + request.max_tokens > 20", "request.max_tokens - 9 <= request.prompt_tokens"),
     *("10 / request.messages > 2", "request.tenant == request.model"),
-    "request.headers.exists(k, k == 'x-team')",
+    *("request.headers.exists(k, k == 'x-team')", "request.text.matches(request.session)"),
+    *(
+        "size(request.labels) > 0 && request.labels.map(l, size(l))[0] == 5",
+        "request.labels.filter(l, l != 'card') == []",
+    ),
+    *("request.prompt_tokens * 1000000000000000 > 0", "size(request.labels) > 0 && request.labels[0] == 'card'"),
+    "request.text.contains('\u0131')",
 )
 OF_TARGET = (
     *("target.local", "target.waiting == 0", "target.cost < 0.5", "'spare' in target.tags", "target.name != 'cloud'"),
@@ -54,6 +67,13 @@ OF_TARGET = (
 )
 
 
+MANNERS: Any = st.sampled_from(
+    [{}, {"strategy": "cascade", "confidence": 0.5}, {"where": "target.local"}, {"objective": {"dollars": 1.0}}]
+)
+BODIES: tuple[dict[str, Any], ...] = (
+    {}, {}, {"extra": {"verbosity": "low"}}, {"deterministic": True}, {"extra": {"thinking": {}}},
+    {"response_format": {"type": "json_object"}}, {"extra": {"seed_words": 1}, "adapter": "a"},
+)  # fmt: skip
 DRAWN: Any = {"deadline": None, "derandomize": True, "database": None, "phases": [Phase.generate]}
 
 
@@ -80,15 +100,16 @@ def policies(draw: st.DrawFn, *atoms: str) -> Config:
         st.just({"refuse": "no"}),
     )
     constraints = draw(st.lists(st.tuples(when, actions), max_size=3))
-    rules = draw(st.lists(st.tuples(when, names | st.none()), max_size=3))
+    rules = draw(st.lists(st.tuples(when, names | st.none(), MANNERS), max_size=3))
     return Config(
         targets=TARGETS,
         tenants=(Tenant(name="hr", key_env="HR", private=draw(st.booleans())),),
         privacy=Privacy(detectors=("email", "card")),
+        budgets=(Budget(tenant="default", dollars=1e300),),
         constraints=tuple(Constraint(name=f"c{i}", when=w, **a) for i, (w, a) in enumerate(constraints)),
         rules=tuple(
-            Rule(name=f"r{i}", when=w, **({"prefer": tuple(n)} if n else {"refuse": "no"}))
-            for i, (w, n) in enumerate(rules)
+            Rule(name=f"r{i}", when=w, **({"prefer": tuple(n), **manner} if n else {"refuse": "no"}))
+            for i, (w, n, manner) in enumerate(rules)
         ),
         default=tuple(draw(names)),
     )
@@ -109,7 +130,8 @@ def _situation(config: Config, dice: random.Random) -> Situation:
         task=dice.choice(("chat", "chat", "embedding")),
         model=dice.choice(("auto", "", "cloud", "big", "vast", "hr")),
         tenant=tenant,
-        text=dice.choice(("", "a", "ab", "AB", "xyz", "b")),
+        session=dice.choice(("", "a", "(")),
+        text=dice.choice(("", "a", "ab", "AB", "xyz", "b", "\u0130", "\u0131 i")),
         prompt_tokens=dice.choice((0, 3, 9, 10, 11, 12, 30)),
         max_tokens=dice.choice((0, 9, 10, 11, 20)),
         messages=dice.choice((0, 1, 3, 7)),
@@ -133,8 +155,12 @@ def _situation(config: Config, dice: random.Random) -> Situation:
     return Situation(
         request=request,
         targets=targets,
-        device=DeviceFacts(battery_percent=dice.choice((5.0, 20.0, 90.0)), online=dice.random() < 0.5),
-        budget=BudgetFacts(),
+        device=DeviceFacts(
+            battery_percent=dice.choice((5.0, 20.0, 90.0)),
+            online=dice.random() < 0.5,
+            celsius=dice.choice((0.0, 1e17, 1.5e17)),
+        ),
+        budget=BudgetFacts(dollars=1e300, left=dice.choice((0.0, 1e18, 1e300))),
         now=ClockFacts(hour=dice.choice((0, 5, 21, 22, 23))),
     )
 
@@ -146,9 +172,18 @@ def is_kind(kind: str, situation: Situation) -> bool:
         return evaluator.ask(expression)[0] is True
 
 
-def gets_out(config: Config, policy: Policy, situation: Situation) -> bool:
-    decision = situation.judged(config, policy).decision
-    return decision is not None and any(not config.targets[name].local for name in decision.targets)
+def gets_out(config: Config, policy: Policy, situation: Situation, dice: float = 1.0, **body: Any) -> bool:
+    """Whether a target elsewhere is among those tried; by chance where `dice` says so, and with such a body."""
+    facts, targets = situation.request, situation.targets
+    scene = {"device": situation.device, "budget": situation.budget, "now": situation.now}
+    request = Request(task=facts.task, model=facts.model, **body)
+    clearing = constrain(request, facts, targets, config.targets, policy, **scene)
+    state = State(policy=policy, targets=targets, clearing=clearing, explore=0.2, dice=dice, **scene)
+    try:
+        decision = decide(facts, state)
+    except ForeshoreError:
+        return False
+    return any(not config.targets[name].local for name in decision.targets)
 
 
 @settings(max_examples=40, **DRAWN)
@@ -162,15 +197,16 @@ def test_what_is_proved_never_happens_and_a_witness_does(data: st.DataObject, se
         assert found.witness is not None
         situation = found.witness.situation
         assert is_kind(kind, situation)
-        decision = situation.judged(config, policy).decision
-        assert decision is not None
-        assert found.witness.target in decision.targets
+        extra = UNCOMMON[situation.request.task] if found.witness.fields else {}
+        assert gets_out(config, policy, situation, extra=extra)
         assert not config.targets[found.witness.target].local
         assert situation.request.private == bool(situation.request.labels)
     elif found.verdict == "proved":
-        for situation in situations(config, seed, 60):
-            if gets_out(config, policy, situation):
-                assert not is_kind(kind, situation), (kind, situation)
+        dice = random.Random(seed)
+        for situation in situations(config, seed, 80):
+            body = dice.choice(BODIES)
+            if gets_out(config, policy, situation, dice.random() / 2, **body):
+                assert not is_kind(kind, situation), (kind, situation, body)
     else:
         assert found.because
 
@@ -199,7 +235,13 @@ def test_a_formula_gives_what_the_engine_gives(source: str, seed: int) -> None:
     term = term_of(source, "cloud")
     for situation in situations(Config(targets=TARGETS), seed, 10):
         cloud = next(t for t in situation.targets if t.name == "cloud")
-        parts = {"request": situation.request, "target": cloud, "device": situation.device, "now": situation.now}
+        parts = {
+            "request": situation.request,
+            "target": cloud,
+            "device": situation.device,
+            "budget": situation.budget,
+            "now": situation.now,
+        }
         found = term.outcome(partial(_outcome, parts=parts))
         assert found == _engine(source, parts)
         assert found == _router(source, parts)
@@ -287,12 +329,72 @@ def test_what_is_paid_by_the_token_never_costs_nothing() -> None:
 
 
 def test_a_pin_is_a_way_out_that_rules_do_not_close() -> None:
-    config = Config(targets=TARGETS, rules=(Rule(name="hr", when="request.tenant == 'hr'", prefer=("edge",)),))
+    hr = Rule(name="hr", when="request.tenant == 'hr'", prefer=("edge",))
+    config = Config(targets=TARGETS, rules=(hr,), default=("edge",))
     reach = Reach(config, Policy(config))
     found = prove(reach, "request.tenant == 'hr'")
     assert found.witness is not None
     assert (found.verdict, found.witness.rule) == ("broken", "pinned")
     assert prove(reach, "request.tenant == 'hr' && request.model == 'auto'").verdict == "proved"
+
+
+def test_a_field_that_nobody_here_honours_passes_a_rule_over() -> None:
+    hr = Rule(name="hr", when="request.tenant == 'hr'", prefer=("edge",))
+    config = Config(targets={k: TARGETS[k] for k in ("edge", "cloud")}, rules=(hr,))
+    found = prove(Reach(config, Policy(config)), "request.tenant == 'hr' && request.model == 'auto'")
+    assert found.witness is not None
+    assert (found.verdict, found.witness.rule, found.witness.fields) == ("broken", "default", ("verbosity",))
+    config = Config(targets={k: TARGETS[k] for k in ("edge", "claude")}, rules=(hr,))  # it honours less than we do
+    reach = Reach(config, Policy(config))
+    assert prove(reach, "request.tenant == 'hr' && request.model == 'auto'").verdict == "proved"
+
+
+@pytest.mark.parametrize("task", UNCOMMON)
+def test_the_uncommon_fields_come_in_by_the_door_and_are_honoured_elsewhere_alone(task: str) -> None:
+    words = {"chat": {"messages": [{"role": "user", "content": "hi"}]}, "completion": {"prompt": "hi"}}
+    body = {"model": "auto", **words.get(task, {"input": "hi"}), **UNCOMMON[task]}
+    request, _ = asked(body, Config(targets=TARGETS))
+    assert request.task == task
+    assert [kind for kind in ("local", "openai", "anthropic") if not unhonoured(request, kind)] == ["openai"]
+
+
+@settings(max_examples=200, **DRAWN)
+@given(
+    extra=st.sets(st.sampled_from(["thinking", "ignore_eos", "verbosity", "parallel_tool_calls", "add_special"])),
+    sampling=st.sampled_from([{}, {"temperature": 1.5}, {"seed": 1}, {"grammar": "x"}, {"logprobs": 1}]),
+    more=st.sampled_from([{}, {"deterministic": True}, {"adapter": "a"}, {"response_format": {"type": "json_object"}}]),
+    allowed=st.booleans(),
+)
+def test_who_honours_a_request_too(
+    extra: set[str], sampling: dict[str, Any], more: dict[str, Any], allowed: bool
+) -> None:
+    request = Request(sampling=Sampling(**sampling), extra=dict.fromkeys(extra, allowed), **more)
+    for kind in ("local", "openai", "anthropic"):
+        if not unhonoured(request, kind):
+            assert not [other for other in honours_too(kind) if unhonoured(request, other)]
+
+
+@pytest.mark.parametrize(
+    ("header", "verdict"),
+    [("private", "proved"), ("PRIVATE", "proved"), ("public, 1", "proved"), ("public", "broken")],
+)
+def test_the_privacy_header_makes_private_whoever_looks_at_it(header: str, verdict: str) -> None:
+    config = Config(targets=TARGETS)
+    reach = Reach(config, Policy(config))
+    assert prove(reach, f"request.headers['x-foreshore-privacy'] == '{header}'").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("when", "kind"),
+    [("budget.left <= 1e18", "true"), ("device.celsius <= 1e17", "true"), ("device.celsius >= -1e17", "true")],
+)
+def test_numbers_beyond_the_last_constant_are_there_however_large_it_is(when: str, kind: str) -> None:
+    config = Config(
+        targets=TARGETS,
+        budgets=(Budget(tenant="default", dollars=1e300),),
+        constraints=(Constraint(name="c", when=when, require="target.local"),),
+    )
+    assert prove(Reach(config, Policy(config)), kind).verdict == "broken"
 
 
 def test_a_private_tenant_is_private_whatever_else_it_asks() -> None:

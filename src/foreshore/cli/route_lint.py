@@ -105,5 +105,7 @@ def _show_egress(egress: Egress) -> None:
         out.print(f"[bold red]broken[/]  {kind} reaches {escape(repr(witness.target))}: a request that does")
         for name, value in witness.given.items():
             out.print(f"        {escape(name)}: {escape(repr(list(value) if isinstance(value, tuple) else value))}")
+        for name in witness.fields:
+            out.print(f"        {escape(name)}: in the body, a field that not every target honours")
         tries = ", then ".join(witness.targets)
         out.print(f"        is decided by {escape(repr(witness.rule))}, which tries {escape(tries)}")
