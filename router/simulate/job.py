@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from foreshore.edge.options import Load
 from foreshore.types import TerminalState
 
-__all__ = ["Job", "Moment", "Refusal", "Service"]
+__all__ = ["Cascade", "Held", "Job", "Moment", "Refusal", "Service"]
 
 NEVER = math.inf
 
@@ -20,6 +21,23 @@ class Refusal:
 
     code: Literal["overloaded", "context_length_exceeded", "unavailable"]
     retry_after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascade:
+    """The answers of all targets but `last` are held back, and kept only from `confidence` on. `expected`: seconds."""
+
+    last: str
+    confidence: float
+    expected: Mapping[str, float]
+
+
+class Held(NamedTuple):
+    """A whole answer that inspired too little confidence. `doubt` is the smaller, the more it inspired."""
+
+    doubt: float
+    target: str
+    tokens: int
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -39,11 +57,14 @@ class Job:
     attempts: int = 0
     target: str = ""  # that answers, or answered
     asked_at: float = 0.0  # when that target took it
-    first_at: float = NEVER
+    token_at: float = NEVER  # when it gave its first token
+    first_at: float = NEVER  # when the caller got one
     ended_at: float = NEVER
     state: TerminalState | None = None
     tokens: int = 0  # of the answer, once it has ended
     cost: float = 0.0  # US dollars
+    cascade: Cascade | None = None
+    held: Held | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from foreshore.router.constrain import constrain
 from foreshore.router.decide import Decision, State, chance, decide
 from foreshore.router.facts import NO_BUDGET, ON_MAINS, BudgetFacts, ClockFacts, DeviceFacts, RequestFacts, TargetFacts
 from foreshore.router.policy import Policy
-from foreshore.router.simulate.job import Job
+from foreshore.router.simulate.job import Cascade, Job
 from foreshore.router.simulate.simulate import Choice, Look
 from foreshore.router.simulate.trace import Trace
 from foreshore.types import Request, Sampling
@@ -31,7 +31,11 @@ class PolicyChooser:
 
     def choose(self, job: Job, facts: RequestFacts, look: Look) -> Choice:
         found = self.decide(job, facts, look())
-        return Choice(targets=found.targets, rule=found.rule, deadline_s=found.deadline_s)
+        cascade = None
+        if found.strategy == "cascade" and len(found.targets) > 1:
+            expected = {name: found.estimates[name].total_s for name in found.targets}
+            cascade = Cascade(last=found.targets[-1], confidence=found.confidence, expected=expected)
+        return Choice(targets=found.targets, rule=found.rule, deadline_s=found.deadline_s, cascade=cascade)
 
     def decide(self, job: Job, facts: RequestFacts, targets: Mapping[str, TargetFacts]) -> Decision:
         at = self._begun + job.at

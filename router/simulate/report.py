@@ -66,6 +66,7 @@ class TargetFigures:
     utilisation: float
     streams: float
     refused: int  # attempts
+    passed_on: int  # whole answers that a cascade did not keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,7 @@ def report(run: Run, slo: Slo) -> Report:
                 utilisation=use.busy_s / seconds,
                 streams=use.stream_s / seconds,
                 refused=use.refused,
+                passed_on=use.passed_on,
             )
             for name, use in run.targets.items()
         },

@@ -2,7 +2,8 @@
 
 Each arrival is decided on by what its targets look like at that moment. What a target does with it follows
 `router.fallback`: the next target where one refuses, another round after a pause, all within the attempts and the
-deadline. Nothing here reads the machine's clock.
+deadline; and `router.cascade`: the next target where an answer inspires too little confidence. Nothing here reads the
+machine's clock.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from foreshore.errors import RoutingError, UsageError
 from foreshore.router.estimates import estimated
 from foreshore.router.facts import RequestFacts, TargetFacts
 from foreshore.router.fallback import FIRST_WAIT, LONGEST_WAIT
-from foreshore.router.simulate.job import NEVER, Job, Moment
+from foreshore.router.simulate.job import NEVER, Cascade, Held, Job, Moment
 from foreshore.router.simulate.speed import CloudSpeed, LocalSpeed
 from foreshore.router.simulate.target import SimulatedTarget
 from foreshore.router.simulate.trace import Arrival, Trace
@@ -35,6 +36,7 @@ class Choice:
     targets: tuple[str, ...]
     rule: str = ""
     deadline_s: float | None = None
+    cascade: Cascade | None = None  # None: fallback
 
 
 Look = Callable[[], Mapping[str, TargetFacts]]
@@ -56,11 +58,12 @@ class Chooser(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetUse:
-    """Over the whole run. `refused` counts attempts."""
+    """Over the whole run. `refused` counts attempts, `passed_on` answers that a cascade did not keep."""
 
     busy_s: float
     stream_s: float
     refused: int
+    passed_on: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +156,7 @@ class _Simulation:
         except UsageError:
             self.end(job, "rejected")
             return
-        job.rule, job.left = choice.rule, list(choice.targets)
+        job.rule, job.left, job.cascade = choice.rule, list(choice.targets), choice.cascade
         job.deadline = min(job.deadline, job.at + (choice.deadline_s or NEVER))
         self.plan(job.deadline, "deadline", job)
         self.ask(job)
@@ -163,13 +166,16 @@ class _Simulation:
 
     def ask(self, job: Job) -> None:
         """The targets that are left, until one takes it; then, if that may help, all again after a pause."""
-        while job.left and job.attempts < self.attempts:
+        while job.left and job.attempts < self.attempts and not self.late_for(job, job.left[0]):
             name = job.left.pop(0)
             job.attempts += 1
             refusal = self.targets[name].ask(job, self.facts[job.number])
             if refusal is None:
                 return
             job.failures.append((name, refusal))
+        if job.held is not None:
+            self.fall_back(job)
+            return
         again = [name for name, refusal in job.failures if refusal.code != "context_length_exceeded"]
         if not again:
             self.end(job, "rejected")
@@ -189,19 +195,49 @@ class _Simulation:
             job.failures.append((target.name, target.failed(job)))
             self.ask(job)
             return
-        job.first_at = min(job.first_at, moment.at)
+        job.token_at = min(job.token_at, moment.at)
+        cascade = job.cascade
+        judged = cascade is not None and target.name != cascade.last
+        if not judged or moment.kind == "end":
+            job.first_at = min(job.first_at, moment.at)
         target.heard(job)
         if moment.kind == "end":
             job.cost += target.price(job)
-            self.end(job, "complete")
             target.answered(job)
+            held = target.judged(job, cascade.confidence) if cascade is not None and judged else None
+            if held is None:
+                self.end(job, "complete")
+            else:
+                self.pass_on(job, held)
+
+    def pass_on(self, job: Job, held: Held) -> None:
+        """Ask the next target, with the best answer so far at hand."""
+        job.held = held if job.held is None else min(job.held, held)
+        job.target, job.first_at = "", NEVER
+        self.ask(job)
+
+    def late_for(self, job: Job, name: str) -> bool:
+        """Whether an answer is at hand and the deadline leaves no time for the next."""
+        if job.held is None or job.cascade is None:
+            return False
+        return job.deadline - self.now <= job.cascade.expected.get(name, 0.0)
+
+    def fall_back(self, job: Job) -> None:
+        """On the answer that was held back, where no other comes."""
+        assert job.held is not None
+        _, job.target, job.tokens = job.held
+        job.first_at = self.now
+        self.end(job, "complete")
 
     def expire(self, job: Job) -> None:
         if job.target:
             target = self.targets[job.target]
             target.expired(job)
             job.cost += target.price(job)
-        self.end(job, "deadline")
+        if job.held is not None and job.first_at == NEVER:
+            self.fall_back(job)
+        else:
+            self.end(job, "deadline")
 
     def end(self, job: Job, state: TerminalState) -> None:
         assert job.state is None, f"request {job.number} ends twice"
@@ -214,7 +250,12 @@ class _Simulation:
     def result(self) -> Run:
         end = max(job.ended_at for job in self.jobs)
         use = {
-            name: TargetUse(busy_s=t.service.busy_s(end), stream_s=t.service.stream_s(end), refused=t.refused)
+            name: TargetUse(
+                busy_s=t.service.busy_s(end),
+                stream_s=t.service.stream_s(end),
+                refused=t.refused,
+                passed_on=t.passed_on,
+            )
             for name, t in self.targets.items()
         }
         local = frozenset(t.name for t in self.local)

@@ -46,7 +46,35 @@ class Spread(Part):
         return self.median * math.exp(z * math.log(self.p95 / self.median) / Z95)
 
 
-class LocalSpeed(Part):
+Confident = dict[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
+
+
+class _Speed(Part):
+    """`confident`: the share of its answers that inspire so much confidence and more; asked of by cascades alone."""
+
+    confident: Confident | None = Field(default=None, min_length=1)
+
+    @field_validator("confident")
+    @classmethod
+    def _falling(cls, shares: Confident | None) -> Confident | None:
+        if shares is None:
+            return None
+        points = sorted(shares.items())
+        if any(after > before for (_, before), (_, after) in pairwise(points)):
+            raise ValueError("more answers cannot inspire more confidence than inspire less")
+        return dict(points)
+
+    def keeps(self, confidence: float) -> float:
+        """The share of answers that inspire at least `confidence`; all where nothing is known, as the gateway does."""
+        if self.confident is None:
+            return 1.0
+        points = sorted(({0.0: 1.0} | {1.0: 0.0} | self.confident).items())
+        after = next(i for i, (threshold, _) in enumerate(points) if threshold >= confidence)
+        (a, high), (b, low) = points[max(0, after - 1)], points[after]
+        return low if a == b else high + (low - high) * (confidence - a) / (b - a)
+
+
+class LocalSpeed(_Speed):
     """Measured tokens per second. `decode_tokens_per_s`: of all streams together, by their number."""
 
     kind: Literal["local"] = "local"
@@ -79,7 +107,7 @@ class LocalSpeed(Part):
         return low + (high - low) * (streams - a) / (b - a)
 
 
-class CloudSpeed(Part):
+class CloudSpeed(_Speed):
     """A provider: no queue of ours, but answers that scatter, and limits beyond which it refuses."""
 
     kind: Literal["cloud"] = "cloud"

@@ -5,8 +5,11 @@ What the gateway notes when it asks a target, hears its first token and its end 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from foreshore.config import TargetConfig
 from foreshore.router.breaker import Breaker
@@ -14,13 +17,25 @@ from foreshore.router.facts import RequestFacts, TargetFacts
 from foreshore.router.latency.forecast import Forecaster, Speeds, Work
 from foreshore.router.meter import Meter
 from foreshore.router.simulate.cloud import CloudService
-from foreshore.router.simulate.job import Job, Refusal, Service
+from foreshore.router.simulate.job import NEVER, Held, Job, Refusal, Service
 from foreshore.router.simulate.local import LocalService
 from foreshore.router.simulate.speed import CloudSpeed, LocalSpeed
 from foreshore.router.target import Ask, describe
 from foreshore.types import Timings, Usage
 
 __all__ = ["SimulatedTarget"]
+
+
+class _Answer(NamedTuple):
+    """A whole one, to be learned from."""
+
+    work: Work
+    estimate: int  # what its prompt was taken for
+    usage: Usage
+    ttft_s: float
+    total_s: float
+    cut: bool
+
 
 FIXED = "name kind model local tags tools json images input_price output_price".split()  # what the config says
 
@@ -53,13 +68,16 @@ class SimulatedTarget:
         self.breaker = Breaker(clock=clock)
         self.meter = Meter(forecaster=forecaster)
         self.refused = 0  # attempts
+        self.passed_on = 0  # whole answers that a cascade did not keep
+        self._speed = speed
+        self._doubts = np.random.default_rng([seed, zlib.crc32(name.encode()), 1]).random(requests)
         told = describe(name, spec)
         self._fixed: dict[str, Any] = {field: getattr(told, field) for field in FIXED}
         self._fixed["context_tokens"] = context or 0
         self._clock = clock
         self._works: dict[Job, tuple[Work, int]] = {}  # of those that are here, with what their prompts were taken for
         self._unheard: dict[Job, int] = {}  # of them, those without a first token, and their prompts
-        self._unlearned: list[tuple[Job, Work, int]] = []  # whole answers since somebody last looked
+        self._unlearned: list[_Answer] = []  # whole answers since somebody last looked
 
     def facts_for(self, request: RequestFacts) -> TargetFacts:
         """What rules may know of it now for this request: all but cost and quality."""
@@ -93,7 +111,7 @@ class SimulatedTarget:
         work = self._work(facts)
         refusal = self.service.offer(job, now)
         if refusal is None:
-            job.target, job.asked_at = self.name, now
+            job.target, job.asked_at, job.token_at, job.tokens = self.name, now, NEVER, 0
             self._works[job] = work, facts.prompt_tokens
             self._unheard[job] = max(1, work.prompt_tokens - work.cached_tokens)
             return None
@@ -111,10 +129,22 @@ class SimulatedTarget:
         self._unheard.pop(job, None)
 
     def answered(self, job: Job) -> None:
-        """`job` has ended whole."""
+        """Its answer is there, whole, at this moment."""
         self.heard(job)
         self.breaker.succeed()
-        self._unlearned.append((job, *self._works.pop(job)))
+        ttft_s, total_s = job.token_at - job.asked_at, self._clock() - job.asked_at
+        usage = Usage(prompt_tokens=job.prompt_tokens, completion_tokens=job.tokens)
+        cut = job.tokens < job.output_tokens
+        self._unlearned.append(_Answer(*self._works.pop(job), usage, ttft_s, total_s, cut))
+
+    def judged(self, job: Job, confidence: float) -> Held | None:
+        """Its whole answer, if that inspires less than `confidence`. The n-th request's luck is the same whatever a
+        policy does."""
+        doubt = float(self._doubts[job.number])
+        if doubt < self._speed.keeps(confidence):
+            return None
+        self.passed_on += 1
+        return Held(doubt=doubt, target=self.name, tokens=job.tokens)
 
     def failed(self, job: Job) -> Refusal:
         """Its answer broke off before it began."""
@@ -151,10 +181,8 @@ class SimulatedTarget:
 
     def _learn(self) -> None:
         """From answers in the order of their ends; put off until somebody looks, for most of the time goes here."""
-        for job, work, estimate in self._unlearned:
-            ttft_s, total_s = job.first_at - job.asked_at, job.ended_at - job.asked_at
-            usage = Usage(prompt_tokens=job.prompt_tokens, completion_tokens=job.tokens)
-            self.meter.record(Timings(ttft_s=ttft_s, decode_s=total_s - ttft_s, decode_tokens=job.tokens), usage)
-            cut = job.tokens < job.output_tokens
+        for work, estimate, usage, ttft_s, total_s, cut in self._unlearned:
+            tokens = usage.completion_tokens
+            self.meter.record(Timings(ttft_s=ttft_s, decode_s=total_s - ttft_s, decode_tokens=tokens), usage)
             self.meter.learn(work, estimate, usage, ttft_s=ttft_s, total_s=total_s, cut=cut)
         self._unlearned.clear()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from foreshore.config import Config
 from foreshore.errors import RoutingError, UsageError
 from foreshore.router.facts import RequestFacts, TargetFacts
-from foreshore.router.simulate.job import Job
+from foreshore.router.simulate.job import Cascade, Job
 from foreshore.router.simulate.policy import PolicyChooser
 from foreshore.router.simulate.report import curves, report
 from foreshore.router.simulate.simulate import Choice, Look, Run, simulate
@@ -95,6 +95,7 @@ CAPS = st.fixed_dictionaries(
         "error_rate": st.floats(0, 0.9),
     },
 )
+CASCADE = {"name": "small-first", "prefer": ["edge", "cloud"], "strategy": "cascade", "confidence": 0.8}
 ORDERS = st.sampled_from([("edge",), ("cloud",), ("edge", "cloud"), ("cloud", "edge")])
 
 
@@ -384,3 +385,100 @@ def test_a_spread_is_lognormal() -> None:
     spread = Spread(median=1.0, p95=3.0)
     assert spread.at(0) == 1.0
     assert spread.at(1.6448536269514722) == pytest.approx(3.0)
+
+
+def cascaded(speeds: Speeds, recorded: Trace, **more: Any) -> Run:
+    made = config([CASCADE])
+    return simulate(made, speeds, recorded, PolicyChooser(made, recorded), **more)
+
+
+def test_a_cascade_awaits_the_first_answer_whole_and_pays_for_both() -> None:
+    recorded = trace((0.0, 100, 11))
+    kept = cascaded({"edge": local(confident={0.8: 1.0}), "cloud": steady()}, recorded)
+    assert times(kept) == [(2.0, 2.0)]  # 1 s to read, 1 s for ten more tokens: passed on at once
+    assert (kept.jobs[0].target, kept.jobs[0].cost, kept.targets["edge"].passed_on) == ("edge", 0.0, 0)
+    other = cascaded({"edge": local(confident={0.8: 0.0}), "cloud": steady()}, recorded)
+    assert times(other) == [(2.5, 3.5)]
+    assert other.jobs[0].target == "cloud"
+    assert other.jobs[0].cost == pytest.approx((100 * 2 + 11 * 10) / 1e6)
+    assert other.targets["edge"].passed_on == 1
+    dear = config([{**CASCADE, "prefer": ["cloud", "edge"]}])
+    paid = simulate(
+        dear, {"edge": local(), "cloud": steady(confident={0.8: 0.0})}, recorded, PolicyChooser(dear, recorded)
+    )
+    assert times(paid) == [(2.5, 3.5)]
+    assert paid.jobs[0].cost == pytest.approx((100 * 2 + 11 * 10) / 1e6)  # of an answer that was thrown away
+
+
+@pytest.mark.parametrize(("threshold", "share"), [(0.8, 0.6), (0.4, 0.8), (0.9, 0.3), (0.0, 1.0), (1.0, 0.0)])
+def test_a_cascade_keeps_the_share_of_answers_that_reach_the_threshold(threshold: float, share: float) -> None:
+    made = config([{**CASCADE, "confidence": threshold}])
+    recorded = trace(*((20.0 * i, 10, 5) for i in range(1000)))
+    speeds: Speeds = {"edge": local(confident={0.8: 0.6}), "cloud": steady()}
+    run = simulate(made, speeds, recorded, PolicyChooser(made, recorded), seed=3)
+    kept = sum(job.target == "edge" for job in run.jobs) / 1000
+    assert kept == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 1000))
+    assert report(run, Slo()).targets["edge"].passed_on == 1000 - 1000 * kept
+
+
+@pytest.mark.parametrize(
+    ("cloud_speed", "deadline_s", "ended"),
+    [
+        (steady(error_rate=0.999), 60.0, 2.5),  # it fails after its TTFT
+        (steady(tokens_per_minute=50), 60.0, 2.0),  # it has no room for the second request
+        (cloud(ttft_s={"median": 50, "p95": 50}), 20.0, 20.0),  # the deadline comes first
+    ],
+)
+def test_the_answer_held_back_is_passed_on_where_no_better_one_comes(
+    cloud_speed: CloudSpeed, deadline_s: float, ended: float
+) -> None:
+    speeds: Speeds = {"edge": local(confident={0.8: 0.0}), "cloud": cloud_speed}
+    run = cascaded(speeds, trace((0.0, 100, 11), (100.0, 100, 11)), deadline_s=deadline_s)
+    job = run.jobs[1 if cloud_speed.tokens_per_minute else 0]
+    assert (job.state, job.target, job.tokens) == ("complete", "edge", 11)
+    assert job.ended_at - job.at == pytest.approx(ended)
+    assert job.first_at == job.ended_at
+
+
+@pytest.mark.parametrize(("expected", "ended"), [(0.9, 2.5), (1.0, 2.0)])
+def test_an_answer_is_kept_where_no_time_is_left_for_another(expected: float, ended: float) -> None:
+    class Cascading(Always):
+        def choose(self, job: Job, facts: RequestFacts, look: Look) -> Choice:
+            cascade = Cascade(last="cloud", confidence=0.8, expected={"cloud": expected})
+            return Choice(targets=self.targets, cascade=cascade)
+
+    speeds: Speeds = {"edge": local(confident={0.8: 0.0}), "cloud": steady()}
+    run = simulate(config(), speeds, trace((0.0, 100, 11)), Cascading("edge", "cloud"), deadline_s=3.0)
+    assert run.jobs[0].first_at == pytest.approx(ended)  # after 2 s of 3 here
+
+
+def test_where_nothing_is_known_of_confidence_all_answers_are_kept() -> None:
+    run = cascaded({"edge": local(), "cloud": steady()}, trace((0.0, 100, 11)))
+    assert run.jobs[0].target == "edge"
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=ROWS, limits=LIMITS, caps=CAPS, share=st.floats(0, 1), timeout=st.floats(0.5, 60), seed=st.integers(0, 9))
+def test_every_request_of_a_cascade_ends_once_too(
+    rows: list[tuple[float, int, int]],
+    limits: dict[str, Any],
+    caps: dict[str, Any],
+    share: float,
+    timeout: float,
+    seed: int,
+) -> None:
+    speeds: Speeds = {"edge": local(**limits, confident={0.8: share}), "cloud": cloud(**caps)}
+    run = cascaded(speeds, trace(*sorted(rows)), seed=seed, deadline_s=timeout)
+    for job in run.jobs:
+        assert job.state in ("complete", "deadline", "upstream_error", "rejected")
+        assert job.at <= job.ended_at <= job.at + timeout + 1e-6
+        if job.state == "complete":
+            assert job.tokens > 0
+            assert job.at <= job.first_at <= job.ended_at
+            assert job.target == "cloud" or job.first_at == job.ended_at or "context_tokens" in limits
+
+
+@pytest.mark.parametrize("shares", [{0.5: 0.4, 0.8: 0.6}, {1.5: 0.2}, {0.5: 1.2}, {}])
+def test_shares_of_confidence_that_cannot_be_are_refused(shares: dict[float, float]) -> None:
+    with pytest.raises(ValueError, match="confident"):
+        local(confident=shares)

@@ -16,6 +16,7 @@ from foreshore.cli.console import err, exit_on_error, out, print_json
 from foreshore.errors import SetupError, UsageError
 
 if TYPE_CHECKING:
+    from foreshore.card import Card
     from foreshore.config import Config
     from foreshore.router.simulate.report import Figures, Report
     from foreshore.router.simulate.speed import CloudSpeed, LocalSpeed
@@ -62,7 +63,7 @@ def simulate(
         recorded = read_trace(trace)
         speeds = _speeds(loaded, speed, recorded)
         replayed = recorded.faster(rate)
-        _warn(loaded)
+        _warn(loaded, speeds)
         with err.status(f"{len(replayed.arrivals)} requests"):
             chooser = PolicyChooser(loaded, replayed, seed=seed)
             run = run_through(loaded, speeds, replayed, chooser, seed=seed, deadline_s=limit)
@@ -85,13 +86,14 @@ def _seconds(text: str | None) -> float | None:
     return float(match[1])
 
 
-def _warn(config: Config) -> None:
+def _warn(config: Config, speeds: Mapping[str, LocalSpeed | CloudSpeed]) -> None:
     """Of what a trace without text cannot show."""
-    for rule in config.rules:
-        if rule.strategy == "cascade":
-            err.print(
-                f"[yellow]note:[/] rule {escape(repr(rule.name))} cascades; simulated as fallback: no answer is judged"
-            )
+    judged = {
+        name for r in config.rules if r.strategy == "cascade" for name in (r.prefer or tuple(config.targets))[:-1]
+    }
+    if unknown := sorted(name for name in judged if speeds[name].confident is None):
+        what = f"nothing is known of the confidence in answers of {', '.join(unknown)}: cascades keep them all"
+        err.print(f"[yellow]note:[/] {escape(what)} (give `confident` in --speed, or measure the variant on tasks)")
     if config.quality.estimator is not None:
         err.print("[yellow]note:[/] a trace has no text: target.quality is 0 for every target")
 
@@ -107,20 +109,36 @@ def _speeds(config: Config, path: Path | None, trace: Trace) -> Mapping[str, Loc
             measured = _of_store(spec.model, slots) if spec.local else of_events(trace.events, name)
             if measured is not None:
                 found[name] = measured
+        if name in found and found[name].confident is None and (shares := _confident(spec.model)):
+            found[name] = found[name].model_copy(update={"confident": shares})
     return complete(config, found)
+
+
+def _confident(model: str) -> dict[float, float] | None:
+    """What tasks have shown of the variant: the share of its answers that inspire so much confidence."""
+    card = _card(model)
+    found = card.confidence.thresholds if card and card.confidence else ()
+    return {threshold.confidence: threshold.local_share for threshold in found} or None
+
+
+def _card(model: str) -> Card | None:
+    """None for what is not in the store."""
+    from foreshore.errors import ForeshoreError
+    from foreshore.store import Store
+
+    try:
+        return Store().get(model).card
+    except ForeshoreError:
+        return None
 
 
 def _of_store(model: str, slots: int | None) -> LocalSpeed | None:
     """What was measured on this class of machine of a variant in the store."""
-    from foreshore.card import Card
-    from foreshore.errors import ForeshoreError
     from foreshore.quantize.device import this_device
     from foreshore.router.simulate.speed import of_card
-    from foreshore.store import Store
 
-    try:
-        card = Store().get(model).card or Card()
-    except ForeshoreError:
+    card = _card(model)
+    if card is None:
         return None
     fingerprint = this_device().fingerprint
     return of_card((s for s in card.speeds if s.device.fingerprint == fingerprint), slots=slots)
@@ -154,6 +172,9 @@ def _show(found: Report) -> None:
         cells = (*cells[:-1], str(target.refused))
         table.add_row(f"target {escape(name)}", *cells, f"{target.utilisation:.0%}")
     out.print(table)
+    for name, target in found.targets.items():
+        if target.passed_on:
+            out.print(f"cascades: {target.passed_on} answers of {escape(name)} were not kept")
     shares = ", ".join(f"{escape(rule)} {count}" for rule, count in found.rules.items())
     out.print(f"rules: {shares}; longest local queue: {found.longest_queue}")
 
