@@ -48,8 +48,12 @@ class Explanation:
     later: Mapping[str, Sequence[str]]
     flip: Flip | None
 
-    def estimates(self, target: TargetFacts) -> dict[str, float]:
-        return {name: getattr(target, name) for name in ESTIMATES}
+    def estimates(self, target: TargetFacts) -> dict[str, float | None]:
+        """None is unknown, which rules see as 0, and in `on_time` as 1."""
+        found: dict[str, float | None] = {name: getattr(target, name) or None for name in ESTIMATES}
+        found["cost"] = target.cost
+        found["on_time"] = None if self.situation.request.deadline_s and not target.total_s else target.on_time
+        return found
 
 
 def explain(

@@ -171,11 +171,11 @@ def _show_targets(targets: dict[str, Any]) -> None:
             out.print(f"later      {escape(name)}: {escape(why)}")
 
 
-def _cell(name: str, value: float) -> str:
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return "unknown"
     if name == "on_time":
         return f"{value:.0%}"
-    if not value and name != "cost":
-        return "?"
     return f"{value:.2f}" if name == "quality" else f"${value:.6f}" if name == "cost" else f"{value:.2f} s"
 
 
