@@ -88,6 +88,8 @@ class Rule(Part):
 
     @model_validator(mode="after")
     def _agree(self) -> Rule:
+        if self.name in BUILT_IN_RULES:
+            raise ValueError(f"the rule name {self.name!r} is taken: it stands for what no rule of yours decided")
         if self.refuse is not None:
             given = [name for name in RULE_ACTIONS if name in self.model_fields_set]
             if given:
@@ -97,6 +99,7 @@ class Rule(Part):
         return self
 
 
+BUILT_IN_RULES = ("default", "pinned")  # as the ledger has them
 RULE_ACTIONS = ("prefer", "where", "objective", "strategy", "confidence", "deadline")
 
 
