@@ -1,6 +1,7 @@
 """Forecasts of the router, live: how far off is the time to first token, and how often do its intervals hold?
 
-    python -m benchmarks.latency [--json] [--quick] [--only KEY,...] [--seed N] [--runs N]
+    python -m benchmarks.latency [--json] [--quick] [--only KEY,...] [--seed N] [--runs N] [--rounds N]
+        [--model NAME:VARIANT|FILE.gguf]
 
 A router with starter-s on this machine and starter-l behind HTTP is put under a mixed load: prompts of every length,
 one request at a time, several side by side, open arrivals, bursts. Each forecast is read before its request is sent,
@@ -13,12 +14,12 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.command import attempt, check_names, parser, run_as_command, show
 from benchmarks.latency_baselines import BASELINES, foretold
-from benchmarks.latency_live import Sample, cloud, live
+from benchmarks.latency_live import EDGE, Sample, cloud, live
 from benchmarks.row import Row, Target
 from foreshore.cli.console import err, exit_on_error
 from foreshore.wilson import wilson
@@ -46,12 +47,12 @@ FULL = Scale(runs=3, rounds=8, warm_up=150)
 QUICK = Scale(runs=1, rounds=1, warm_up=40)
 
 
-def measure(scale: Scale, seed: int) -> dict[str, Row]:
+def measure(scale: Scale, seed: int, model: str = EDGE) -> dict[str, Row]:
     runs = []
     with cloud() as url:
         for n in range(scale.runs):
             with err.status(f"run {n + 1} of {scale.runs}"):
-                runs.append(live(url, seed=seed + n, rounds=scale.rounds))
+                runs.append(live(url, seed=seed + n, rounds=scale.rounds, model=model))
     return rows(runs, warm_up=scale.warm_up, seed=seed)
 
 
@@ -131,13 +132,16 @@ def main(argv: list[str] | None = None) -> None:
     options = parser("The router's forecasts, live.", "one short run: that it works")
     options.add_argument("--seed", type=int, default=SEED, help="of the load; the n-th run takes this one + n")
     options.add_argument("--runs", type=int, help=f"how many; default: {FULL.runs}")
+    options.add_argument("--model", default=EDGE, help=f"on this machine, by name or file; default: {EDGE}")
+    options.add_argument("--rounds", type=int, help=f"of all phases, in each run; default: {FULL.rounds}")
     given = options.parse_args(argv)
     with exit_on_error():
         check_names("row", given.only, TARGETS)
         scale = QUICK if given.quick else FULL
-        if given.runs:
-            scale = Scale(runs=max(1, given.runs), rounds=scale.rounds, warm_up=scale.warm_up)
-        found = attempt(list(TARGETS), lambda: measure(scale, given.seed), TARGETS, "both starters")
+        rounds = max(1, given.rounds or scale.rounds)
+        runs = max(1, given.runs or scale.runs)
+        scale = replace(scale, runs=runs, rounds=rounds, warm_up=min(scale.warm_up, QUICK.warm_up * rounds))
+        found = attempt(list(TARGETS), lambda: measure(scale, given.seed, given.model), TARGETS, given.model)
     show([found[key] for key in given.only or TARGETS], TARGETS, as_json=given.json)
 
 

@@ -22,10 +22,11 @@ from foreshore.router.latency.forecast import Work
 from foreshore.router.router import Router
 from foreshore.router.target import Ask
 
-__all__ = ["Sample", "cloud", "live"]
+__all__ = ["EDGE", "Sample", "cloud", "live"]
 
 KEY = "FORESHORE_BENCHMARK_KEY"
 LEVELS = (0.1, 0.5, 0.9)
+EDGE = "starter-s:q4_k_m"
 CLOUD = """
 listen: {host: 127.0.0.1, port: 0}
 tenants: [{name: bench, key_env: FORESHORE_BENCHMARK_KEY}]
@@ -34,7 +35,7 @@ targets: {cloud: {kind: local, model: "starter-l:q8_0"}}
 GATEWAY = """
 privacy: {detectors: []}  # some tasks are about addresses; here each is to go where the load sends it
 targets:
-  edge: {kind: local, model: "starter-s:q4_k_m"}
+  edge: {kind: local, model: "$MODEL"}
   cloud: {kind: openai, model: cloud, base_url: "$URL/v1", key_env: FORESHORE_BENCHMARK_KEY}
 """
 
@@ -71,10 +72,12 @@ def cloud() -> Iterator[str]:
             yield process.url
 
 
-def live(url: str, *, seed: int, rounds: int) -> list[Sample]:
-    """All whole answers of one run, in the order in which they were asked for, by a router that has learned nothing."""
+def live(url: str, *, seed: int, rounds: int, model: str = EDGE) -> list[Sample]:
+    """All whole answers of one run, in the order in which they were asked for, by a router that has learned nothing.
+    `model`: the one on this machine."""
     with tempfile.TemporaryDirectory() as folder:
-        config = parse_config(f"{GATEWAY.replace('$URL', url)}ledger: {{path: {folder}/ledger.sqlite}}\n")
+        text = GATEWAY.replace("$URL", url).replace("$MODEL", model)
+        config = parse_config(f"{text}ledger: {{path: {folder}/ledger.sqlite}}\n")
         return asyncio.run(_live(config, seed, rounds))
 
 
