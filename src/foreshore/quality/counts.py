@@ -47,16 +47,18 @@ _WORDS = {
     "person": "he she his her they their him them i you my your we",
 }  # fmt: skip
 _OPTION = re.compile(r"\n[ \t]{0,8}\(?[A-Ja-j1-9][.):]\s")
+_DECIMAL = re.compile(rb"\.[0-9]")  # without which there are none
 
 
-def _classes() -> NDArray[np.intp]:
+def _classes() -> bytes:
     """The class of each byte; 0 for letters, spaces and what continues a character."""
-    found = np.zeros(256, np.intp)
+    found = bytearray(256)
     for number, characters in enumerate(_CHARACTERS.values(), start=1):
-        found[[ord(c) for c in characters]] = number
+        for character in characters:
+            found[ord(character)] = number
     for number, (first, last) in enumerate(_SCRIPTS.values(), start=1 + len(_CHARACTERS)):
-        found[first : last + 1] = number
-    return found
+        found[first : last + 1] = bytes([number]) * (last + 1 - first)
+    return bytes(found)
 
 
 def _lexicon() -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
@@ -84,14 +86,17 @@ def counts(text: str, read: Hashed, different: int) -> NDArray[np.float64]:
     """(COUNTS,): counts and lengths as log(1 + n), shares as they are. `read` is `text`, hashed; `different` says how
     many different words it has."""
     found = np.empty(len(COUNTS))
-    kinds = np.bincount(_CLASSES[read.bytes], minlength=_KINDS)
+    classes = np.frombuffer(read.raw.translate(_CLASSES), np.uint8)
+    kinds = np.bincount(classes, minlength=_KINDS)
     lengths = read.ends - read.starts
     words = max(1, len(lengths))
-    is_number = _CLASSES[read.bytes[read.starts]] == _DIGITS
+    is_number = classes[read.starts] == _DIGITS
     numbers = lengths[is_number]
     options = [match.start() for match in _OPTION.finditer(text)]
     stem = options[0] if options else len(text)
-    asked = max(0, *(text.rfind(mark, 0, max(0, stem - 2)) for mark in (". ", ".\n", "? ", "! ")))
+    asked = 0
+    for mark in (". ", ".\n", "? ", "! "):
+        asked = max(asked, text.rfind(mark, asked, max(0, stem - 2)))
     found[: _KINDS - 1] = kinds[1:]
     found[_KINDS - 1 : _LOGGED] = np.bincount(_grouped(read), minlength=len(_WORDS))
     found[_LOGGED:_SHARES] = (
@@ -119,5 +124,7 @@ def _grouped(read: Hashed) -> NDArray[np.intp]:
 
 def _decimals(read: Hashed, is_number: NDArray[np.bool_]) -> int:
     """Numbers that a point parts from the number before."""
+    if _DECIMAL.search(read.raw) is None:
+        return 0
     joined = np.flatnonzero(is_number[1:] & is_number[:-1] & (read.starts[1:] == read.ends[:-1] + 1))
     return int(np.count_nonzero(read.bytes[read.ends[joined]] == ord(".")))

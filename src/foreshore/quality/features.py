@@ -68,15 +68,15 @@ def _words(read: Hashed) -> Hashes:
 
 
 def _bag(places: NDArray[np.intp]) -> Bag:
-    """Each different place, ascending, and the square root of its share."""
+    """Each different place, ascending, and the square root of its share. Sorts `places`."""
     if not len(places):
         return places, np.zeros(0, np.float32)
-    ordered = np.sort(places)
-    changes = np.flatnonzero(ordered[1:] != ordered[:-1])
+    places.sort()
+    changes = (places[1:] != places[:-1]).nonzero()[0]
     ends = np.empty(len(changes) + 2, np.intp)
     ends[0], ends[1:-1], ends[-1] = -1, changes, len(places) - 1
     times = ends[1:] - ends[:-1]
-    return ordered[ends[1:]], np.sqrt(times / len(places)).astype(np.float32)
+    return places[ends[1:]], np.sqrt(times / len(places)).astype(np.float32)
 
 
 def _shares(hashes: Hashes) -> NDArray[np.float32]:
