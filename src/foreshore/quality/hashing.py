@@ -97,7 +97,7 @@ def pairs(words: Hashes) -> Hashes:
 
 def bucket(hashes: Hashes, bits: int) -> NDArray[np.intp]:
     """Numbers below 2**bits. The upper bits are taken: only they depend on all of a hash."""
-    return ((hashes * _MIX) >> np.uint64(64 - bits)).astype(np.intp)
+    return ((hashes * _MIX) >> np.uint64(64 - bits)).view(np.int64)
 
 
 def word_hash(word: str) -> int:
