@@ -17,6 +17,13 @@ __all__ = ["DETECTORS", "detect", "find"]
 
 Span = tuple[int, int]
 
+# Looking over bytes for what every find has takes a tenth of the time that a pattern takes to look for it.
+_SHAPES = bytes(ord("0") if c.isdigit() else ord("a") if c.isalpha() else ord(" ") for c in map(chr, range(128)))
+_SHAPES += bytes(128)
+_BETWEEN = bytes(ord(c) for c in map(chr, range(128)) if c.isspace() or c in ".-_/")  # the digits of a card
+_OTHERS = bytes(ord(c) for c in map(chr, range(128)) if not c.isdigit())
+_DIGITS_ALONE = bytes.maketrans(bytes(range(ord("0"), ord("9") + 1)) + _OTHERS, b"0" * 10 + b" " * len(_OTHERS))
+
 # One character before the @ is enough, so no run of letters is walked twice. %40 is the @ of a URL.
 _EMAIL = re.compile(r"[^\s@<>()\[\],;:\"](?:@|%40)((?:[\w-]{1,63}\.){1,8})[^\W\d_]{2,24}(?![^\W_])")
 
@@ -46,6 +53,8 @@ _GROUPINGS = {
 
 def cards(text: str) -> Iterator[Span]:
     """Payment card numbers: an issuer's prefix and length, and the Luhn check (ISO/IEC 7812-1 annex B)."""
+    if text.isascii() and b"0" * 12 not in text.encode().translate(_SHAPES, _BETWEEN):
+        return
     for run in _DIGITS.finditer(text):
         groups = [(m.start() + run.start(), m.group()) for m in _SEPARATED.finditer(run.group())]
         yield from _cards_in(groups)
@@ -93,6 +102,8 @@ _IBAN_LENGTHS = {
 
 def ibans(text: str) -> Iterator[Span]:
     """Account numbers whose country, length and check digits agree (ISO 13616, mod 97)."""
+    if text.isascii() and b"aa00" not in text.encode().translate(_SHAPES):
+        return
     for match in _IBAN.finditer(text):
         compact = _SEPARATORS.sub("", match.group(1)).upper()
         number = compact[: _IBAN_LENGTHS.get(compact[:2], 0)]
@@ -135,7 +146,7 @@ _TRIES = 1000  # of the library, for each text and region: it takes 50 microseco
 
 def phones(text: str) -> Iterator[Span]:
     """Telephone numbers by our own patterns, and by `phonenumbers` too where that is installed."""
-    if not _SEVEN_DIGITS.search(text):  # which every number below has
+    if not _seven_digits(text):
         return
     found = set[Span]()
     for find_in in (_shaped_phones, _listed_phones):
@@ -143,6 +154,14 @@ def phones(text: str) -> Iterator[Span]:
             if span not in found:
                 found.add(span)
                 yield span
+
+
+def _seven_digits(text: str) -> bool:
+    """Every number that is found has them, with four other characters at most between two."""
+    if not text.isascii():
+        return _SEVEN_DIGITS.search(text) is not None
+    digits = text.encode().translate(_DIGITS_ALONE).replace(b" " * 5, b"|")
+    return b"0" * 7 in digits.translate(None, b" ")
 
 
 def _listed_phones(text: str) -> Iterator[Span]:
@@ -199,12 +218,15 @@ _KEY_WORDS = (
     "glpat-", "AIza", "ya29.", "GOCSPX-", "xox", "xapp-", "k_live_", "k_test_", "whsec_", "hf_", "gsk_", "npm_",
     "pypi-", "SG.", "AccountKey=", ".eyJ", "PRIVATE KEY",
 )  # fmt: skip
-_SECRET_WORDS = ("key", "secret", "token", "password", "passwd", "bearer")
+# The same by a character that they have and most texts lack.
+_KEY_MARKS = {mark: [w for w in _KEY_WORDS if mark in w] for mark in "_-."}
+_KEY_MARKS[""] = [w for w in _KEY_WORDS if not set(w) & set(_KEY_MARKS)]
+_SECRET_WORDS = ("key", "secret", "token", "passw", "bearer")
 
 
 def api_keys(text: str) -> Iterator[Span]:
     """Keys by their published prefixes, private key blocks, JWTs, and what is plainly introduced as a secret."""
-    if any(word in text for word in _KEY_WORDS):
+    if any(mark in text and any(word in text for word in words) for mark, words in _KEY_MARKS.items()):
         yield from (m.span() for m in _API_KEY.finditer(text))
     folded = text.casefold()  # as (?i) has it: the Kelvin sign is a k
     if any(word in folded for word in _SECRET_WORDS):

@@ -197,3 +197,19 @@ def test_no_named_secret_is_lost_either(text: str, upper: bool) -> None:
 def test_whatever_has_the_shape_of_a_number_is_looked_at(text: str) -> None:
     shaped = list(privacy._shaped_phones(text))
     assert set(shaped) <= set(find(text, "phone"))
+
+
+PIECES = ["4111", "1111", "0", "12", " ", "  ", ".", "-", "_", "/", "\x1c", "GB82", "de", "x", "é", "\u0661", "(", "+"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=20).map("".join))
+def test_looking_for_shapes_first_loses_no_number(text: str) -> None:
+    """A text that is not ASCII is looked through by the patterns alone."""
+    for detector in ("card", "iban"):
+        assert bool(find(text, detector)) >= bool(find(f"{text} é", detector))
+    assert privacy._seven_digits(text) == (privacy._SEVEN_DIGITS.search(text) is not None)
+
+
+@given(st.from_regex(privacy._DIGITS, alphabet=st.characters(max_codepoint=127)))
+def test_every_long_number_is_looked_at(text: str) -> None:
+    assert b"0" * 12 in text.encode().translate(privacy._SHAPES, privacy._BETWEEN)
