@@ -36,7 +36,8 @@ class Event:
     stream: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     targets: Sequence[str] = ()  # as decided, in order
-    estimates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    estimates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # and each target's state, as numbers
+    scene: Mapping[str, Mapping[str, Any]] | None = None  # device, budget, time: those looked at, where not as usual
     attempts: Sequence[Mapping[str, Any]] = ()
     usage: Usage | None = None
     timings: Timings | None = None

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from foreshore.errors import NotFound, SetupError, UsageError
+from foreshore.errors import NotFound, UsageError
 from foreshore.quality.labels import Label
-from foreshore.reliability.ledger import read_events
+from foreshore.reliability.ledger import read_events, unreadable
 from foreshore.reliability.schema import migrate
 
 __all__ = ["Feedback", "Source", "give", "labels", "rated", "weight"]
@@ -67,12 +67,24 @@ def give(
 
 def rated(file: Path) -> Iterator[tuple[dict[str, Any], float]]:
     """Every event with feedback, and the score: an evaluation's before a user's."""
-    with closing(_open(file)) as database:
-        rows = database.execute("SELECT decision_id, source, score FROM feedback ORDER BY source DESC")
-        scores = {decision: score for decision, _, score in rows}  # "eval" comes after "user", and wins
-    for event in read_events(file):
+    scores = _scores(file)
+    for event in read_events(file) if scores else ():
         if (score := scores.get(event["decision_id"])) is not None:
             yield event, score
+
+
+def _scores(file: Path) -> Mapping[str, float]:
+    """By decision. The file is only read."""
+    if not file.is_file():
+        raise NotFound(f"there is no ledger {str(file)!r}", hint="name one, or the config of the gateway that wrote it")
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            if not database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'feedback'").fetchone():
+                return {}  # of before there was feedback
+            rows = database.execute("SELECT decision_id, source, score FROM feedback ORDER BY source DESC")
+            return {decision: score for decision, _, score in rows}  # "eval" comes after "user", and wins
+    except sqlite3.Error as error:
+        raise unreadable(file, error) from error
 
 
 def weight(event: Mapping[str, Any]) -> float:
@@ -115,12 +127,12 @@ def _keep(database: sqlite3.Connection, found: Feedback) -> None:
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    """The ledger, brought up to date. Raises `NotFound` where there is none, `SetupError` where it cannot be read."""
+    """The ledger, brought up to date. Raises as `read_events` does."""
     if not file.is_file():
         raise NotFound(f"there is no ledger {str(file)!r}", hint="name the gateway's config with -c")
     try:
         database = sqlite3.connect(file, timeout=BUSY_S)
         migrate(database)
     except sqlite3.Error as error:
-        raise SetupError(f"the ledger {str(file)!r} cannot be used: {error}") from error
+        raise unreadable(file, error) from error
     return database

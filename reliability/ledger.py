@@ -14,11 +14,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from foreshore.errors import SetupError
+from foreshore.errors import ForeshoreError, NotFound, SetupError, UsageError
 from foreshore.reliability.event import Event
-from foreshore.reliability.schema import COLUMNS, JSON_COLUMNS, migrate, row
+from foreshore.reliability.schema import BEFORE, COLUMNS, JSON_COLUMNS, migrate, row
 
-__all__ = ["Ledger", "read_events"]
+__all__ = ["Ledger", "read_events", "unreadable"]
 
 BATCH = 256  # events in one transaction
 PRUNE_S = 3600.0  # between two removals of old events
@@ -122,11 +122,30 @@ class Ledger:
 
 
 def read_events(file: Path) -> Iterator[dict[str, Any]]:
-    """Every event as a dict of its columns, oldest first, JSON columns as values. The file is not changed."""
-    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        database.row_factory = sqlite3.Row
-        for found in database.execute("SELECT * FROM event ORDER BY id"):
-            yield {k: json.loads(v) if k in JSON_COLUMNS else v for k, v in dict(found).items()}
+    """Every event as a dict of its columns, oldest first, JSON columns as values. The file is not changed.
+
+    Raises `NotFound` where there is none, `UsageError` for what is no ledger, `SetupError` for one that is locked.
+    """
+    if not file.is_file():
+        raise NotFound(f"there is no ledger {str(file)!r}", hint="name one, or the config of the gateway that wrote it")
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            database.row_factory = sqlite3.Row
+            for found in database.execute("SELECT * FROM event ORDER BY id"):
+                columns = {**BEFORE, **dict(found)}
+                yield {k: json.loads(v) if k in JSON_COLUMNS and v is not None else v for k, v in columns.items()}
+    except (sqlite3.Error, ValueError) as error:
+        raise unreadable(file, error) from error
+
+
+def unreadable(file: Path, error: Exception) -> ForeshoreError:
+    """A ledger that cannot be read now, or what is none."""
+    if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
+        hint = "if another process holds it, try again, or on a copy"
+        return SetupError(f"the ledger {str(file)!r} cannot be read: {error}", hint=hint)
+    return UsageError(
+        f"{str(file)!r} is no ledger: {error}", hint="a gateway writes one: see ledger.path in its config"
+    )
 
 
 def _create(file: Path) -> None:

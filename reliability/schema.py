@@ -9,7 +9,7 @@ from typing import Any
 from foreshore.errors import SetupError
 from foreshore.reliability.event import Event
 
-__all__ = ["COLUMNS", "JSON_COLUMNS", "MIGRATIONS", "VERSION", "migrate", "row"]
+__all__ = ["BEFORE", "COLUMNS", "JSON_COLUMNS", "MIGRATIONS", "VERSION", "migrate", "row"]
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -62,15 +62,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ) WITHOUT ROWID
     """,
     ),
+    ("ALTER TABLE event ADD COLUMN scene TEXT",),
 )
 VERSION = len(MIGRATIONS)
 
 COLUMNS = (
     "decision_id at terminal_state error_code task tenant rule target policy propensity strategy explored influenced "
-    "holdout stream facts targets estimates attempts prompt_tokens completion_tokens cached_tokens reasoning_tokens "
-    "queue_s prefill_s decode_s tpot_s ttft_s total_s decision_s cost"
+    "holdout stream facts targets estimates scene attempts prompt_tokens completion_tokens cached_tokens "
+    "reasoning_tokens queue_s prefill_s decode_s tpot_s ttft_s total_s decision_s cost"
 ).split()
-JSON_COLUMNS = frozenset({"facts", "targets", "estimates", "attempts"})
+# Of a file that no gateway has brought up to date yet.
+BEFORE = {"strategy": "fallback", "explored": 0, "influenced": 0, "holdout": 0, "scene": None}
+JSON_COLUMNS = frozenset({"facts", "targets", "estimates", "scene", "attempts"})
 _USAGE = frozenset({"prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"})
 _TIMINGS = frozenset({"queue_s", "prefill_s", "decode_s", "tpot_s"})
 
@@ -99,4 +102,6 @@ def _value(event: Event, column: str) -> Any:
     if column in _TIMINGS:
         return getattr(event.timings, column, None)
     value = getattr(event, column)
-    return json.dumps(value, separators=(",", ":"), default=dict) if column in JSON_COLUMNS else value
+    if value is None or column not in JSON_COLUMNS:
+        return value
+    return json.dumps(value, separators=(",", ":"), default=dict)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict
+from typing import Any
 
 from foreshore.config import Price
 from foreshore.errors import DeadlineExceeded, ForeshoreError, RoutingError, Truncated, UsageError
 from foreshore.reliability.event import Event
 from foreshore.router.api.disconnect import ClientGone
 from foreshore.router.decide import Decision
-from foreshore.router.facts import RequestFacts, TargetFacts
+from foreshore.router.facts import RequestFacts
 from foreshore.router.fallback import Attempt, Fallback
+from foreshore.router.kept import of_target
 from foreshore.types import Chunk, Request, TerminalState, Timings, Usage
 
 __all__ = ["Exchange", "terminal_state"]
@@ -40,8 +42,10 @@ class Exchange:
         choices: int = 1,
         influenced: bool = False,
         holdout: bool = False,
+        scene: Mapping[str, Any] | None = None,
     ) -> None:
-        """`policy` is the version that decided. `influenced` and `holdout` as in `Event`."""
+        """`policy` is the version that decided. `influenced`, `holdout` and `scene` as in `Event`."""
+        self._scene = scene
         self.id, self.policy = decision_id, policy
         self._influenced, self._holdout = influenced, holdout
         self._choices = choices  # that have not ended
@@ -108,7 +112,8 @@ class Exchange:
             stream=self.facts.stream,
             facts=self.facts.logged(),
             targets=self.decision.targets,
-            estimates={name: _logged(target) for name, target in self.decision.estimates.items()},
+            estimates={name: of_target(target) for name, target in self.decision.estimates.items()},
+            scene=self._scene,
             attempts=[asdict(attempt) for attempt in self._strategy.attempts],
             usage=self._usage,
             timings=self._timings,
@@ -122,13 +127,6 @@ class Exchange:
         """US dollars, also of an answer that was thrown away."""
         price = self._prices.get(attempt.target, Price())
         return (attempt.prompt_tokens * price.input + attempt.completion_tokens * price.output) / 1e6
-
-
-ESTIMATES = ("ttft_s", "ttft_p90_s", "total_s", "p90_s", "cost", "quality")
-
-
-def _logged(target: TargetFacts) -> dict[str, float]:
-    return {name: getattr(target, name) for name in ESTIMATES}
 
 
 def terminal_state(error: BaseException) -> TerminalState:

@@ -20,6 +20,7 @@ from foreshore.router.decide import Refused, chance
 from foreshore.router.exchange import Exchange, code_of, terminal_state
 from foreshore.router.factory import Factory
 from foreshore.router.facts import RequestFacts
+from foreshore.router.kept import of_scene
 from foreshore.router.label import Caller, as_tenant
 from foreshore.router.loaded import Compiled, Loaded
 from foreshore.router.observe import observe
@@ -135,6 +136,7 @@ class Router:
             choices=choices,
             influenced=loaded.compiled.estimator is not None,
             holdout=chance(decision_id, "holdout") < loaded.config.learning.holdout,
+            scene=of_scene(scene.device, scene.budget, scene.now, loaded.policy.reads),
         )
 
     def refuse(self, error: BaseException, facts: RequestFacts, *, arrived: float, decision_id: str) -> None:

@@ -3,11 +3,13 @@ that did not before."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from foreshore.errors import ForeshoreError
 from foreshore.router.checks.traffic import Malformed, Row
+from foreshore.router.kept import lacking
 from foreshore.router.situation import Stage, Verdict
 
 __all__ = ["Group", "PolicyDiff", "Side", "compare"]
@@ -68,7 +70,7 @@ class PolicyDiff:
     did not; `private` of them are private under the old. `refused` and `answered` are newly so."""
 
     rows: int = 0
-    without_content: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)  # what a policy looks at, by the rows that do not tell it
     before: Side = field(default_factory=Side)
     after: Side = field(default_factory=Side)
     changed: dict[tuple[Way, Way], Group] = field(default_factory=dict)
@@ -107,7 +109,8 @@ def compare(old: Stage, new: Stage, rows: Iterable[Row | Malformed]) -> PolicyDi
             diff.malformed.append(row)
             continue
         diff.rows += 1
-        diff.without_content += not row.content
+        if not row.content:
+            diff.unknown.update(lacking(old.policy.reads | new.policy.reads, row.data))
         before, after = _seen(old, row), _seen(new, row)
         _count(diff.before, before)
         _count(diff.after, after)

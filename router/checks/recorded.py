@@ -7,43 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from foreshore.errors import NotFound
+from foreshore.errors import NotFound, UsageError
 from foreshore.reliability.ledger import read_events
 from foreshore.router.checks.changes import changed
-from foreshore.router.exchange import ESTIMATES
-from foreshore.router.facts import ANY_TIME, RequestFacts, TargetFacts
-from foreshore.router.policy import Policy
+from foreshore.router.facts import ANY_TIME, RequestFacts
+from foreshore.router.kept import ESTIMATES, STATE
 from foreshore.router.situation import Situation, Stage
 from foreshore.router.surroundings import clock
 
-__all__ = ["event_of", "facts_of", "forgotten", "situation_of_event"]
+__all__ = ["event_of", "facts_of", "situation_of_event"]
 
-_KEPT = frozenset(RequestFacts().logged())
-_CERTAIN = ("name", "kind", "model", "local", "tags", "json", "images", "input_price", "output_price")
+_OF_TARGETS = frozenset((*ESTIMATES, *STATE))
 
 
 def event_of(decision_id: str, ledger: Path) -> Mapping[str, Any]:
     """Raises `NotFound` where the ledger has no such decision."""
-    if not ledger.is_file():
-        raise NotFound(f"there is no ledger {str(ledger)!r}", hint="name the config of the gateway that decided")
     found = next((event for event in read_events(ledger) if event["decision_id"] == decision_id), None)
     if found is None:
         raise NotFound(
             f"the ledger has no decision {decision_id!r}", hint="its id is in the header x-foreshore-decision"
         )
     return found
-
-
-def forgotten(policy: Policy) -> list[str]:
-    """What the policy looks at and the ledger does not keep."""
-    return sorted(path for path in policy.reads if not _is_kept(path))
-
-
-def _is_kept(path: str) -> bool:
-    part, _, name = path.partition(".")
-    if part == "request":
-        return name in _KEPT
-    return part == "now" or (part == "target" and (name in (*ESTIMATES, "best") or name in _CERTAIN))
 
 
 def facts_of(row: Mapping[str, Any]) -> RequestFacts:
@@ -53,16 +37,29 @@ def facts_of(row: Mapping[str, Any]) -> RequestFacts:
 
 
 def situation_of_event(event: Mapping[str, Any], stage: Stage, facts: RequestFacts | None = None) -> Situation:
-    """The request's facts, the predictions made then, and the time; everything else as on an idle machine. `facts`:
-    instead of the event's."""
+    """The request's facts, the targets, this machine, the budget and the time as they were then; what the event does
+    not have as on an idle machine. `facts`: instead of the event's. Raises `UsageError` for what cannot be so."""
     facts = facts_of(event["facts"]) if facts is None else facts
-    if event["rule"] == "pinned" and event["targets"]:
-        facts = replace(facts, model=event["targets"][0])
-    found = stage.situation_of(facts, now=clock(event["at"]) if "at" in event else ANY_TIME)
-    targets = [_as_then(target, event["estimates"].get(target.name, {})) for target in found.targets]
-    highest = max((t.quality for t in targets), default=0.0)
-    return replace(found, targets=[replace(t, best=t.quality >= highest) for t in targets])
+    facts = replace(facts, model=_named(event, facts))
+    scene = event.get("scene") or {}
+    found = stage.situation_of(facts, now=_arrival(event))
+    settings = {f"{part}.{name}": value for part, fields in scene.items() for name, value in fields.items()}
+    for target in found.targets:
+        known = event["estimates"].get(target.name, {})
+        settings |= {f"target.{target.name}.{name}": v for name, v in known.items() if name in _OF_TARGETS}
+    return changed(found, settings)
 
 
-def _as_then(target: TargetFacts, estimates: Mapping[str, float]) -> TargetFacts:
-    return replace(target, **{name: float(v) for name, v in estimates.items() if name in ESTIMATES})  # type: ignore[arg-type]
+def _named(event: Mapping[str, Any], facts: RequestFacts) -> str:
+    """The target that the request named; a model's name is not kept."""
+    return event["targets"][0] if event["rule"] == "pinned" and event["targets"] else facts.model or "auto"
+
+
+def _arrival(event: Mapping[str, Any]) -> Any:
+    """An event's `at` is when its request ended."""
+    if "at" not in event:
+        return ANY_TIME
+    try:
+        return clock(float(event["at"]) - float(event.get("total_s") or 0.0))
+    except (TypeError, ValueError, OverflowError, OSError) as error:
+        raise UsageError(f"at is {event['at']!r}", hint="it is a time in seconds since 1970") from error

@@ -7,7 +7,6 @@ beside any but a bare body; without it the time is Monday 0:00.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,15 +96,10 @@ def read_lines(path: Path) -> Iterator[Row | Malformed]:
 
 
 def read_ledger(path: Path) -> Iterator[Row | Malformed]:
-    """Every event that was decided on; a malformed one has its number as `line`. Raises `NotFound` or `UsageError`."""
-    if not path.is_file():
-        raise NotFound(f"there is no ledger {str(path)!r}")
-    try:
-        for event in read_events(path):
-            if event["targets"] or event["facts"].get("prompt_tokens"):
-                yield _event(event, str(path))
-    except sqlite3.Error as error:
-        raise UsageError(f"{str(path)!r} is no ledger: {error}") from error
+    """Every event that was decided on; a malformed one has its number as `line`. Raises what `read_events` raises."""
+    for event in read_events(path):
+        if event["targets"] or event["facts"].get("prompt_tokens"):
+            yield _event(event, str(path))
 
 
 def _event(event: Mapping[str, Any], file: str) -> Row | Malformed:
@@ -139,15 +133,23 @@ def _read(data: Mapping[str, Any], name: str) -> Row:
 
 def _more(data: Mapping[str, Any]) -> dict[str, Any]:
     """What else an event has that a decision looks at."""
-    kinds: dict[str, Any] = {"rule": str, "targets": list, "estimates": Mapping, "at": (int, float)}
+    kinds: dict[str, Any] = {
+        "rule": str,
+        "targets": list,
+        "estimates": Mapping,
+        "scene": Mapping,
+        "influenced": (bool, int),
+        **dict.fromkeys(("at", "total_s"), (int, float)),
+    }
     for name, kind in kinds.items():
         if name in data and not isinstance(data[name], kind):
             raise UsageError(f"{name} is {data[name]!r}")
     if not 0 <= data.get("at", 0) < LATEST:
         raise UsageError(f"at is {data['at']!r}", hint="it is a time in seconds since 1970")
-    for estimates in data.get("estimates", {}).values():
-        if not isinstance(estimates, Mapping) or not all(isinstance(v, (int, float)) for v in estimates.values()):
-            raise UsageError(f"estimates hold {estimates!r}", hint="they are numbers by target and name")
+    for name in ("estimates", "scene"):
+        for fields in data.get(name, {}).values():
+            if not isinstance(fields, Mapping):
+                raise UsageError(f"{name} hold {fields!r}", hint="they are values by target or part, and name")
     return {name: data[name] for name in kinds if name in data}
 
 

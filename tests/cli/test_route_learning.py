@@ -131,9 +131,66 @@ def test_it_refuses_a_policy_that_looks_at_what_is_not_kept(explored: Path, tmp_
     done = run(evaluate, "-c", config(tmp_path, rule), "--ledger", str(explored))
     assert done.exit_code == 2
     assert "request.text, which the ledger does not keep" in done.output
-    where = "rules: [{name: a, where: target.waiting < 3}]"
+    assert "request.text, request.headers, request.session" in done.output
+    where = "rules: [{name: a, where: target.waiting < 3, when: device.on_battery}]"
     done = run(evaluate, "-c", config(tmp_path, where), "--ledger", str(explored))
-    assert "target.waiting, which the ledger does not keep" in done.output
+    assert done.exit_code == 2
+    assert "what was not kept: device.on_battery of 1200, target.waiting of 1200 decisions" in done.output
+
+
+LOOKING = """
+rules:
+  - {name: low, when: device.on_battery && device.battery_percent < 20.0, prefer: [cloud, edge]}
+  - {name: spent, when: budget.left < 1.0, prefer: [edge]}
+  - {name: idle, where: target.waiting < 3 && target.breaker == 'closed'}
+"""
+
+
+def test_it_decides_anew_by_what_was_seen_of_machine_money_and_queues(tmp_path: Path) -> None:
+    file, edge = tmp_path / "ledger.sqlite", {"total_s": 1.0}
+    scenes: tuple[tuple[dict[str, Any], dict[str, Any], str], ...] = (
+        ({"device": {"on_battery": True, "battery_percent": 12.5}, "budget": {}}, edge, "cloud"),
+        ({"device": {}, "budget": {"dollars": 5.0, "left": 0.5, "share_left": 0.1}}, {**edge, "waiting": 9}, "edge"),
+        ({"device": {}, "budget": {}}, {**edge, "waiting": 3}, "cloud"),
+        ({"device": {}, "budget": {}}, {**edge, "breaker": "half_open"}, "cloud"),
+        ({"device": {"on_battery": True}, "budget": {}, "now": {"hour": 7}}, {**edge, "waiting": 2}, "edge"),
+    )
+    ledger = Ledger(file)
+    for number in range(100):
+        scene, estimates, first = scenes[number % 5]
+        order = [first, "edge" if first == "cloud" else "cloud"]
+        facts = {"task": "chat", "prompt_tokens": 10}
+        event = Event(decision_id=f"dec-{number}", terminal_state="complete", target=first, targets=order, rule="idle",
+                      facts=facts, estimates={"edge": estimates}, scene=scene, total_s=1.0)  # fmt: skip
+        ledger.append(event)
+    ledger.append(Event(decision_id="old", terminal_state="complete", targets=["edge"], rule="idle", facts=facts))
+    ledger.close()
+    arguments = ["-c", config(tmp_path, LOOKING), "--ledger", str(file), "--reward", "total_s", "--json"]
+    done = run(evaluate, *arguments)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["rows"], found["agreement"]) == (100, 1.0)
+    assert "left out, for nobody knows budget.left of 1, device.battery_percent of 1" in done.stderr
+
+
+@pytest.mark.parametrize("reward", ["correct", "cost"])
+def test_a_file_that_is_no_ledger_and_one_that_is_locked_are_told_apart(tmp_path: Path, reward: str) -> None:
+    name, file = config(tmp_path, SPLIT), tmp_path / "ledger.sqlite"
+    file.write_bytes(b"\x00\xff" * 4096)
+    done = run(evaluate, "-c", name, "--ledger", str(file), "--reward", reward)
+    assert (done.exit_code, "is no ledger" in done.output) == (2, True)
+    file.unlink()
+    sqlite3.connect(file).execute("CREATE TABLE other (a)").connection.close()
+    done = run(evaluate, "-c", name, "--ledger", str(file), "--reward", reward)
+    assert done.exit_code == 2
+    file.unlink()
+    write_ledger(file, count=3)
+    with sqlite3.connect(file) as database:
+        database.execute("PRAGMA journal_mode = DELETE")
+        database.execute("BEGIN EXCLUSIVE")
+        done = run(evaluate, "-c", name, "--ledger", str(file), "--reward", reward)
+    assert (done.exit_code, "database is locked" in done.output, "on a copy" in done.output) == (5, True, True)
+    database.close()
 
 
 def test_no_feedback_and_no_ledger_are_said(tmp_path: Path) -> None:
@@ -205,3 +262,21 @@ def test_a_tenant_judges_its_own_answers_alone(tmp_path: Path, monkeypatch: pyte
         assert served.http.post("/v1/feedback", json=body).status_code == 401
         assert served.http.post("/v1/feedback", json=body, headers=eve).status_code == 404
         assert served.http.post("/v1/feedback", json=body, headers=ada).status_code == 200
+
+
+def test_what_a_gateway_kept_is_enough_to_decide_anew(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.sqlite"
+    text = TARGETS + LOOKING + "budgets: [{tenant: default, dollars: 5}]\ndevice: {probe: false}"
+    fakes = {"edge": FakeBackend("from edge", name="edge"), "cloud": FakeBackend("from cloud", name="cloud")}
+    with serving(config_of(text, file), fakes) as served:
+        for _ in range(60):
+            assert served.chat().status_code == 200
+    event = next(iter(read_events(file)))
+    assert set(event["scene"]) == {"device", "budget"}
+    assert event["scene"]["budget"]["dollars"] == 5.0
+    assert "from edge" not in json.dumps(event)
+    path = tmp_path / "same.yaml"
+    path.write_text(text)
+    done = run(evaluate, "-c", str(path), "--ledger", str(file), "--reward", "total_s", "--json")
+    assert done.exit_code == 0, done.output
+    assert (json.loads(done.stdout)["rows"], json.loads(done.stdout)["agreement"]) == (60, 1.0)

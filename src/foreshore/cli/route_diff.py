@@ -48,8 +48,7 @@ def diff(
             raise UsageError("there is no traffic to compare on", hint="give --on FILE or --ledger FILE")
         stages = _stage(old), _stage(new)
         found = compare(*stages, _rows(on or (), ledger))
-        unseen = _unseen(stages) if found.without_content else []
-        print_json(_json(found, unseen)) if as_json else _show(found, unseen)
+        print_json(_json(found)) if as_json else _show(found)
         if found.exit_code:
             raise typer.Exit(found.exit_code)
 
@@ -72,14 +71,7 @@ def _rows(files: Iterable[Path], ledger: Path | None) -> Iterator[Row | Malforme
         yield from read_ledger(ledger)
 
 
-def _unseen(stages: Iterable[Stage]) -> list[str]:
-    """What either policy looks at and a row without content does not tell."""
-    from foreshore.router.checks.recorded import forgotten
-
-    return sorted({path for stage in stages for path in forgotten(stage.policy)})
-
-
-def _json(found: PolicyDiff, unseen: list[str]) -> dict[str, Any]:
+def _json(found: PolicyDiff) -> dict[str, Any]:
     return {
         "rows": found.rows,
         "before": _side(found.before),
@@ -87,7 +79,7 @@ def _json(found: PolicyDiff, unseen: list[str]) -> dict[str, Any]:
         **{kind: [_group(g) for g in _sorted(getattr(found, kind))] for kind in KINDS},
         "private_leaving": found.private,
         "malformed": [{"file": m.file, "line": m.line, "why": m.why} for m in found.malformed],
-        "not_kept": unseen,
+        "not_kept": sorted(found.unknown),
         "exit_code": found.exit_code,
     }
 
@@ -114,13 +106,14 @@ def _sorted(groups: dict[Any, Group]) -> Iterable[Group]:
     return sorted_groups(groups.values())
 
 
-def _show(found: PolicyDiff, unseen: list[str]) -> None:
+def _show(found: PolicyDiff) -> None:
     for malformed in found.malformed[:SHOWN]:
         err.print(f"[yellow]skipped:[/] {escape(str(malformed))}")
     if len(found.malformed) > SHOWN:
         err.print(f"[yellow]skipped:[/] and {len(found.malformed) - SHOWN} lines more")
-    if unseen:
-        err.print(f"[yellow]note:[/] rows without content do not tell {escape(', '.join(unseen))}: as if at rest")
+    if found.unknown:
+        told = ", ".join(f"{path} ({count})" for path, count in sorted(found.unknown.items()))
+        err.print(f"[yellow]note:[/] so many rows do not tell what a policy looks at, and count as at rest: {told}")
     out.print(f"{found.rows} requests: {sum(g.count for g in found.changed.values())} decided otherwise")
     for name, side in (("before", found.before), ("after", found.after)):
         out.print(f"{name:<7} {_in_words(side)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from math import log1p
 from pathlib import Path
@@ -53,7 +53,9 @@ def evaluate(
             raise NotFound(f"there is no config file {str(config)!r}")
         loaded = load_config(config)
         file = ledger or loaded.ledger.file
-        rows = list(_rows(_rewarded(file, reward, held_out), Redecider(loaded)))
+        policy = Redecider(loaded)
+        rows = list(_rows(_rewarded(file, reward, held_out), policy))
+        _tell(policy, rows)
         if not rows:
             what = "decision with feedback" if reward == "correct" else "decision that was answered"
             hint = "give feedback: foreshore route feedback" if reward == "correct" else "name another with --ledger"
@@ -70,8 +72,6 @@ def _rewarded(file: Path, reward: Reward, held_out: bool) -> Iterator[tuple[Mapp
     from foreshore.reliability.feedback import rated
     from foreshore.reliability.ledger import read_events
 
-    if not file.is_file():
-        raise NotFound(f"there is no ledger {str(file)!r}", hint="name one with --ledger")
     found: Iterable[tuple[Mapping[str, Any], float]]
     if reward == "correct":
         found = rated(file)
@@ -87,17 +87,30 @@ def _rows(rewarded: Iterable[tuple[Mapping[str, Any], float]], policy: Redecider
     from foreshore.router.checks.redecide import action
 
     for event, value in rewarded:
-        targets = event["targets"]
+        chosen, targets = policy.action(event), event["targets"]
+        if chosen is None:
+            continue
         strategy = event["strategy"] if len(targets) > 1 else "fallback"
         possible = targets if event["propensity"] != 1 else targets[:1]
         yield Row(
             action=action(targets, strategy),
             propensity=event["propensity"],
             reward=value,
-            new={policy.action(event): 1.0},
+            new={chosen: 1.0},
             possible=frozenset(action([name], strategy) for name in possible),
             features=_features(event["facts"]),
         )
+
+
+def _tell(policy: Redecider, rows: Sequence[Row]) -> None:
+    """Which decisions were left out for want of what the policy looks at."""
+    if not policy.left_out:
+        return
+    what = ", ".join(f"{path} of {count}" for path, count in sorted(policy.left_out.items()))
+    hint = "older gateways kept it not, nor is it sampled while no rule looks at it: log under a policy that does"
+    if not rows:
+        raise UsageError(f"the policy looks at what was not kept: {what} decisions", hint=hint)
+    err.print(f"[yellow]note:[/] left out, for nobody knows {escape(what)} decisions ({hint})")
 
 
 def _features(facts: Mapping[str, Any]) -> tuple[float, ...]:

@@ -89,12 +89,13 @@ def _prompt(
 def _past(decision_id: str, stage: Stage, settings: dict[str, Any]) -> tuple[Explanation, dict[str, Any]]:
     """As the config here would decide now, and what the ledger says was decided."""
     from foreshore.router.checks.explanation import explain
-    from foreshore.router.checks.recorded import event_of, forgotten, situation_of_event
+    from foreshore.router.checks.recorded import event_of, situation_of_event
+    from foreshore.router.kept import lacking
 
     event = event_of(decision_id, stage.config.ledger.file)
     found = explain(situation_of_event(event, stage), stage, settings, recorded=True)
-    kept = ("decision_id", "rule", "targets", "target", "terminal_state", "policy")
-    return found, {**{name: event[name] for name in kept}, "not_kept": forgotten(stage.policy)}
+    shown = ("decision_id", "rule", "targets", "target", "terminal_state", "policy")
+    return found, {**{name: event[name] for name in shown}, "not_kept": lacking(stage.policy.reads, event)}
 
 
 def _json(found: Explanation, past: dict[str, Any] | None) -> dict[str, Any]:
