@@ -2,6 +2,7 @@
 
     python -m benchmarks.routellm --data DIR [--json]       # DIR holds mmlu.csv.gz and gsm8k.csv.gz
     python -m benchmarks.routellm --data FILE [--json]      # any pair: prompt, weak_correct, strong_correct
+    python -m benchmarks.routellm --data DIR --encoder minilm:q8_0      # and all again, told by a local encoder
 
 The tables are lm-sys/RouteLLM's `routellm/evals` (Apache-2.0), without the prompts that it lists as contaminated:
 prompt, weak_correct (Mixtral-8x7B-Instruct), strong_correct (GPT-4-1106-preview), for GSM8K weak_response. What is
@@ -22,6 +23,7 @@ from rich.table import Table as Grid
 
 from benchmarks.command import attempt, check_names, parser, run_as_command, show
 from benchmarks.routellm_data import Table, read_all
+from benchmarks.routellm_encoder import Remembered, encoder_of
 from benchmarks.routellm_rows import (
     FEW,
     Routed,
@@ -35,6 +37,7 @@ from benchmarks.routellm_rows import (
 from benchmarks.row import Row, Target
 from foreshore.cli.bench import machine
 from foreshore.cli.console import exit_on_error, out, print_json
+from foreshore.router.local_encoder import BATCH
 
 __all__ = ["TARGETS", "main"]
 
@@ -55,8 +58,10 @@ PUBLISHED = {  # the best of RouteLLM's routers on each table, from its paper; i
 Rows = list[dict[str, Any]]
 
 
-def measure(tables: dict[str, Table], only: list[str] | None, seed: int) -> tuple[list[Row], Rows]:
-    """The rows with targets, and those of all routers on all tables."""
+def measure(
+    tables: dict[str, Table], only: list[str] | None, seed: int, encoder: Remembered | None = None
+) -> tuple[list[Row], Rows]:
+    """The rows with targets, and those of all routers on all tables; with `encoder` each of ours again, told by it."""
     ways = _ways(tables, seed)
     check_names("row", only, ways)
     wanted = only or list(ways)
@@ -67,8 +72,12 @@ def measure(tables: dict[str, Table], only: list[str] | None, seed: int) -> tupl
         result = attempt([key], partial(_row, key, ways[key], done), TARGETS, ways[key].args[0].name)
         found.append(result[key])
         rows.extend(done)
+        if encoder is not None and done:
+            rows.append(ways[key](encoder=encoder).row())
     if not only:
-        rows.extend(few_labels(table, seed).row() for table in tables.values() if len(table) > 2 * FEW)
+        large = [table for table in tables.values() if len(table) > 2 * FEW]
+        rows.extend(few_labels(table, seed).row() for table in large)
+        rows.extend(few_labels(table, seed, encoder=encoder).row() for table in large if encoder is not None)
     return found, sorted(rows, key=lambda row: row["table"])
 
 
@@ -124,18 +133,24 @@ def main(argv: list[str] | None = None) -> None:
         tables = read_all(options.data)
         if options.quick:
             tables = {name: table.drawn(QUICK, options.seed) for name, table in tables.items()}
-        found, rows = measure(tables, options.only, options.seed)
+        with encoder_of(options.encoder) as encoder:
+            found, rows = measure(tables, options.only, options.seed, encoder)
         if options.json:
             beside = {"rows": rows, "seed": options.seed, "quick": options.quick, "machine": machine()}
+            beside["encoder"] = encoder.to_json() if encoder else None
             print_json({**{row.key: TARGETS[row.key].to_json(row) for row in found}, **beside})
         else:
             show(found, TARGETS, as_json=False)
             _show(rows)
+            if encoder:
+                each = 1e3 * encoder.seconds / max(1, encoder.texts)
+                out.print(f"{encoder.identity.model}: {each:.1f} ms a prompt, {BATCH} at a time")
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
     found = parser("APGR of the quality estimator on RouteLLM's tables.", f"{QUICK} prompts of each table")
     found.add_argument("--data", type=Path, required=True, help="a folder with mmlu and gsm8k, or one table")
+    found.add_argument("--encoder", help="a local model whose vectors tell ours: NAME:VARIANT or a path")
     found.add_argument("--seed", type=int, default=0, help="of the folds and draws")
     return found.parse_args(argv)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.routellm_data import STRONG, WEAK, Table
 from foreshore.quality import Estimator, train
 from foreshore.quality.curve import Curve, curve, replicates
+from foreshore.quality.encoder import Embeds
 
 __all__ = ["Routed", "by_length", "by_luck", "by_oracle", "cross_validated", "few_labels", "transferred"]
 
@@ -87,43 +88,54 @@ def by_oracle(table: Table) -> Routed:
     return Routed(table=table, router="oracle", scores=[_untied(gains)], labels=len(table))
 
 
-def cross_validated(table: Table, seed: int, *, answers: bool = False) -> Routed:
-    """Each prompt's score by an estimator that saw the other four folds alone."""
+def cross_validated(table: Table, seed: int, *, answers: bool = False, encoder: Embeds | None = None) -> Routed:
+    """Each prompt's score by an estimator that saw the other four folds alone, told by `encoder` where there is one."""
     folds = table.folds(FOLDS, seed)
     scores = np.zeros(len(table))
     for fold in range(FOLDS):
-        estimator = train(table.labels(np.flatnonzero(folds != fold), answers=answers), answers=answers)
+        learnt = table.labels(np.flatnonzero(folds != fold), answers=answers)
+        estimator = train(learnt, answers=answers, encoder=encoder)
         at = np.flatnonzero(folds == fold)
-        scores[at] = _scores(estimator, table, at)
+        scores[at] = _scores(estimator, table, at, encoder)
     labels = round(len(table) * (FOLDS - 1) / FOLDS)
-    return Routed(table=table, router="ours, cascade" if answers else "ours", scores=[scores], labels=labels)
+    name = "ours, cascade" if answers else "ours"
+    return Routed(table=table, router=_told(name, encoder), scores=[scores], labels=labels)
 
 
-def few_labels(table: Table, seed: int) -> Routed:
+def few_labels(table: Table, seed: int, *, encoder: Embeds | None = None) -> Routed:
     """Learnt from `FEW` prompts drawn by chance, judged on all others; again for each of `DRAWS` draws."""
     found = []
     for draw in range(DRAWS):
         order = np.random.default_rng([seed, draw]).permutation(len(table))
-        estimator = train(table.labels(order[:FEW]))
+        estimator = train(table.labels(order[:FEW]), encoder=encoder)
         scores = np.full(len(table), LEFT_OUT)
         known = {table.prompts[i] for i in order[:FEW]}
         rest = np.array([i for i in order[FEW:] if table.prompts[i] not in known])
-        scores[rest] = _scores(estimator, table, rest)
+        scores[rest] = _scores(estimator, table, rest, encoder)
         found.append(scores)
-    return Routed(table=table, router=f"ours, {FEW} labels", scores=found, labels=FEW)
+    return Routed(table=table, router=_told(f"ours, {FEW} labels", encoder), scores=found, labels=FEW)
 
 
-def transferred(source: Table, table: Table) -> Routed:
+def transferred(source: Table, table: Table, *, encoder: Embeds | None = None) -> Routed:
     """Learnt from all of `source` and nothing of `table`."""
-    estimator = train(source.labels(range(len(source))))
-    scores = _scores(estimator, table, np.arange(len(table)))
-    return Routed(table=table, router=f"ours, learnt on {source.name}", scores=[scores], labels=len(source))
+    estimator = train(source.labels(range(len(source))), encoder=encoder)
+    scores = _scores(estimator, table, np.arange(len(table)), encoder)
+    name = _told(f"ours, learnt on {source.name}", encoder)
+    return Routed(table=table, router=name, scores=[scores], labels=len(source))
 
 
-def _scores(estimator: Estimator, table: Table, at: NDArray[np.intp]) -> Numbers:
+def _told(router: str, encoder: Embeds | None) -> str:
+    return f"{router}, with an encoder" if encoder else router
+
+
+def _scores(estimator: Estimator, table: Table, at: NDArray[np.intp], encoder: Embeds | None = None) -> Numbers:
     """How much more probable the strong model's answer is."""
     answers = table.answers if estimator.answers else None
-    found = (estimator.predict(table.prompts[i], answers[i] if answers else None) for i in at)
+    vectors = encoder([table.prompts[i] for i in at]) if encoder else [None] * len(at)
+    found = (
+        estimator.predict(table.prompts[i], answers[i] if answers else None, vector=vector)
+        for i, vector in zip(at, vectors, strict=True)
+    )
     return np.array([shares[STRONG] - shares[WEAK] for shares in found])
 
 

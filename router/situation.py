@@ -108,10 +108,11 @@ class Stage:
         if self._encoder is None:
             return None
         try:
-            return next(iter(self._encoder([text])))
+            found: NDArray[np.float32] = self._encoder([text])[0]
         except ForeshoreError as error:
             logger.warning(NOT_EMBEDDED, self.config.quality.encoder, error.message)
             return None
+        return found
 
     @cached_property
     def _encoder(self) -> LocalEncoder | None:
