@@ -108,7 +108,7 @@ def policies(draw: st.DrawFn, *atoms: str) -> Config:
         budgets=(Budget(tenant="default", dollars=1e300),),
         constraints=tuple(Constraint(name=f"c{i}", when=w, **a) for i, (w, a) in enumerate(constraints)),
         rules=tuple(
-            Rule(name=f"r{i}", when=w, **({"prefer": tuple(n), **manner} if n else {"refuse": "no"}))
+            Rule.model_validate({"name": f"r{i}", "when": w, **({"prefer": n, **manner} if n else {"refuse": "no"})})
             for i, (w, n, manner) in enumerate(rules)
         ),
         default=tuple(draw(names)),
@@ -175,7 +175,7 @@ def is_kind(kind: str, situation: Situation) -> bool:
 def gets_out(config: Config, policy: Policy, situation: Situation, dice: float = 1.0, **body: Any) -> bool:
     """Whether a target elsewhere is among those tried; by chance where `dice` says so, and with such a body."""
     facts, targets = situation.request, situation.targets
-    scene = {"device": situation.device, "budget": situation.budget, "now": situation.now}
+    scene: Any = {"device": situation.device, "budget": situation.budget, "now": situation.now}
     request = Request(task=facts.task, model=facts.model, **body)
     clearing = constrain(request, facts, targets, config.targets, policy, **scene)
     state = State(policy=policy, targets=targets, clearing=clearing, explore=0.2, dice=dice, **scene)
@@ -351,7 +351,7 @@ def test_a_field_that_nobody_here_honours_passes_a_rule_over() -> None:
 
 @pytest.mark.parametrize("task", UNCOMMON)
 def test_the_uncommon_fields_come_in_by_the_door_and_are_honoured_elsewhere_alone(task: str) -> None:
-    words = {"chat": {"messages": [{"role": "user", "content": "hi"}]}, "completion": {"prompt": "hi"}}
+    words: Any = {"chat": {"messages": [{"role": "user", "content": "hi"}]}, "completion": {"prompt": "hi"}}
     body = {"model": "auto", **words.get(task, {"input": "hi"}), **UNCOMMON[task]}
     request, _ = asked(body, Config(targets=TARGETS))
     assert request.task == task
