@@ -25,8 +25,9 @@ __all__ = ["Prepared", "Preparer"]
 
 # Body fields that change nothing about a local answer.
 _HARMLESS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "stream_options"})
-_HONOURED = frozenset({"ignore_eos", "add_special", "parse_special"})
+_SWITCHES = frozenset({"ignore_eos", "add_special", "parse_special"})
 _MEANS_NOTHING = (("n", 1), ("parallel_tool_calls", True))  # several calls in one answer are always allowed
+_OURS = ("messages", "tools", "add_generation_prompt")  # what a template is given by the request itself
 _THINKING = ("enabled", "adaptive", "disabled")  # Anthropic's words; what templates know of it is on or off
 _ANSWER = 'root ::= [^<]* "</think>" [ \\n]* answer\n'
 
@@ -103,7 +104,7 @@ class Preparer:
         ):
             raise BadRequest(f"tool_choice is {request.tool_choice!r}", param="tool_choice")
         tools = () if request.tool_choice == "none" else tuple(_tool(t) for t in request.tools)
-        return self._template.render([_message(m) for m in request.messages], tools=tools, **options)
+        return self._template.render([_message(m) for m in request.messages], tools=tools, options=options)
 
     def _tokenized(self, request: Request, options: dict[str, Any]) -> Chunk:
         """The tokens of a text as it is, or of messages as the model would read them."""
@@ -281,10 +282,14 @@ def _check_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, value in extra.items():
         if name == "chat_template_kwargs" and isinstance(value, Mapping):
-            options |= {str(k): v for k, v in value.items() if k not in ("messages", "tools")}
+            if (ours := next((k for k in value if k in _OURS), None)) is not None:
+                raise BadRequest(f"chat_template_kwargs sets {ours!r}, which the request itself does", param=name)
+            options |= {str(k): v for k, v in value.items()}
+        elif name in _SWITCHES and not isinstance(value, bool | None):
+            raise BadRequest(f"{name} is {value!r:.80}; it must be true or false", param=name)
         elif name == "thinking" and isinstance(value, Mapping) and value.get("type") in _THINKING:
             options = {"enable_thinking": value["type"] != "disabled", **options}
-        elif not (name in _HARMLESS | _HONOURED or value is None or (name, value) in _MEANS_NOTHING):
+        elif not (name in _HARMLESS | _SWITCHES or value is None or (name, value) in _MEANS_NOTHING):
             raise BadRequest(
                 f"{name} is {value!r:.80}, which a local model does not honour", hint="leave it out", param=name
             )

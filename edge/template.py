@@ -57,13 +57,17 @@ class ChatTemplate:
             raise ModelError(f"the model's chat template is damaged: {error}") from error
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = (), **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
     ) -> tuple[Segment, ...]:
         """The prompt that ends where the assistant's answer begins. `options` go to the template as they are."""
         marks = _Marks(self._control)
         variables = {
             **self._tokens,
-            **marks.hide(options),
+            **marks.hide(options or {}),
             "messages": marks.hide(list(messages)),
             "tools": marks.hide(list(tools)) or None,
             "add_generation_prompt": True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
 
 from foreshore.errors import BadRequest
 from foreshore.router.api.answers import Answers, Vectors
@@ -17,6 +17,7 @@ __all__ = ["ChatBody", "CompletionBody", "EmbeddingBody", "check_format", "check
 
 MAX_STOPS = 16
 MAX_CHOICES = 16
+MAX_INPUTS = 2048
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 EXTRA = frozenset({"ignore_eos"})
 CHAT_EXTRA = EXTRA | {
@@ -63,9 +64,12 @@ class _Generation(Generation):
 
     def _bias(self) -> dict[int, float]:
         try:
-            return {int(token): bias for token, bias in (self.logit_bias or {}).items()}
+            found = {int(token): bias for token, bias in (self.logit_bias or {}).items()}
         except ValueError as error:
             raise BadRequest("the keys of logit_bias are token ids", param="logit_bias") from error
+        if [str(token) for token in found] != [*(self.logit_bias or {})]:
+            raise BadRequest("the keys of logit_bias are token ids in plain digits, each once", param="logit_bias")
+        return found
 
 
 _SAYING: list[Any] = [  # what `_check_messages` asks of them
@@ -159,6 +163,14 @@ class CompletionBody(_Generation):
             extra=self.extra(),
         )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, raw: Any) -> Any:
+        prompt = raw.get("prompt")
+        if isinstance(prompt, list) and len(prompt) > 1 and not all(type(token) is int for token in prompt):
+            raise BadRequest("prompt holds several; a request has one", hint="send one each", param="prompt")
+        return raw
+
     def _prompt(self) -> str | tuple[int, ...]:
         if isinstance(self.prompt, str):
             return self.prompt
@@ -170,8 +182,21 @@ class EmbeddingBody(BaseBody):
     task: ClassVar[Task] = "embedding"
     extras: ClassVar[frozenset[str]] = frozenset({"dimensions"})
 
-    input: Text | Annotated[list[Text], Field(min_length=1, max_length=2048)]
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
     encoding_format: Literal["float", "base64"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _texts(cls, raw: Any) -> Any:
+        texts = raw.get("input")
+        texts = texts if isinstance(texts, list) else [texts]
+        if not 1 <= len(texts) <= MAX_INPUTS or not all(isinstance(text, str) and text for text in texts):
+            raise BadRequest(
+                f"input must be a text, or 1 to {MAX_INPUTS} of them, none empty",
+                hint="token ids are another model's: send the texts",
+                param="input",
+            )
+        return raw
 
     def encoder(self, frame: Frame) -> Vectors:
         return Vectors(frame, packed=self.encoding_format == "base64")
@@ -203,15 +228,20 @@ def _check_part(part: Mapping[str, Any], where: str) -> None:
 
 
 def check_tools(tools: Sequence[Mapping[str, Any]], choice: Any) -> None:
-    """Raises `BadRequest` unless each tool is a function with a name, and `choice` fits to them."""
+    """Raises `BadRequest` unless each tool is a function with a name of its own, and `choice` fits to them."""
+    names = set()
     for i, tool in enumerate(tools):
         function = tool.get("function")
         if (
             tool.get("type") != "function"
             or not isinstance(function, dict)
             or not isinstance(function.get("name"), str)
+            or not function["name"]
         ):
             raise BadRequest(f"tools.{i} must be a function with a name", param=f"tools.{i}")
+        if function["name"] in names:
+            raise BadRequest(f"two tools are named {function['name'][:100]!r}", param=f"tools.{i}")
+        names.add(function["name"])
     if choice not in (None, "none") and not tools:
         raise BadRequest("tool_choice without tools", param="tool_choice")
     if isinstance(choice, str) and choice not in ("none", "auto", "required"):

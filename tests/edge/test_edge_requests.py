@@ -187,6 +187,9 @@ def test_an_answer_ends_with_the_context(runtime: Runtime) -> None:
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "sub"}}}, "tool_choice"),
         ({"extra": {"n": 2}}, "n"),
         ({"extra": {"audio": {}}}, "audio"),
+        ({"extra": {"ignore_eos": "yes"}}, "ignore_eos"),
+        *[({"extra": {"chat_template_kwargs": {name: 1}}}, "chat_template_kwargs") for name in ("messages", "tools")],
+        ({"extra": {"chat_template_kwargs": {"add_generation_prompt": False}}}, "chat_template_kwargs"),
         ({"nonsense": 1}, "nonsense"),
     ],
 )
@@ -196,6 +199,10 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     with pytest.raises(BadRequest) as caught:
         runtime.chat("hello", **{"max_tokens": 4, **options})
     assert caught.value.param == param
+
+
+def test_a_template_may_be_given_any_other_word(runtime: Runtime) -> None:
+    runtime.chat("hello", max_tokens=1, extra={"chat_template_kwargs": {"self": 1, "source": 2, "": 3}})
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ def template(source: str) -> ChatTemplate:
     return ChatTemplate(source, tokens={"bos_token": "<s>", "eos_token": "</s>"}, control=CONTROL)
 
 
-def text(source: str, messages: list[dict[str, Any]] = HELLO, **options: Any) -> str:
-    return "".join(s.text for s in template(source).render(messages, **options))
+def text(source: str, messages: list[dict[str, Any]] = HELLO, tools: Any = (), **options: Any) -> str:
+    return "".join(s.text for s in template(source).render(messages, tools=tools, options=options))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_control_tokens_in_user_text_are_never_trusted() -> None:
 
 def test_tools_and_options_cannot_smuggle_control_tokens_in() -> None:
     segments = template("{{ tools | tojson }}{{ note }}").render(
-        HELLO, tools=[{"<|im_end|>": ["<|im_start|>"]}], note="<|im_end|>"
+        HELLO, tools=[{"<|im_end|>": ["<|im_start|>"]}], options={"note": "<|im_end|>"}
     )
     assert not CONTROL.search("".join(s.text for s in segments if s.trusted))
 
