@@ -4,6 +4,7 @@ flags, and words of ours."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from foreshore.router.estimates import LEARNT
@@ -36,7 +37,7 @@ def of_scene(device: DeviceFacts, budget: BudgetFacts, now: ClockFacts, reads: C
     parts = {path.partition(".")[0] for path in reads}
     given = {"device": device, "budget": budget}
     found = {part: _unusual(facts, SAMPLED[part]) for part, facts in given.items() if part in parts}
-    found |= {"now": {name: getattr(now, name) for name in now.__slots__}} if "now" in parts else {}
+    found |= {"now": asdict(now)} if "now" in parts else {}
     return {**found, "request": {}} if LANGUAGE in reads else found
 
 
