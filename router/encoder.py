@@ -17,6 +17,7 @@ from foreshore.quality.encoder import embed
 from foreshore.router.breaker import Breaker
 from foreshore.router.facts import RequestFacts
 from foreshore.router.target import Target
+from foreshore.telemetry import logger
 
 __all__ = ["Encoder", "Outcome"]
 
@@ -35,6 +36,7 @@ class Encoder:
         self._target, self._dimension, self._timeout, self._count = target, dimension, timeout, count
         self._breaker = Breaker()
         self._kept: OrderedDict[bytes, Vector] = OrderedDict()
+        self._well = True
 
     async def see(self, facts: RequestFacts) -> tuple[Vector | None, str]:
         """The vector of the text, or None and why there is none."""
@@ -67,6 +69,7 @@ class Encoder:
         if len(vector) != self._dimension:
             return self._missed("failed", f"it made {len(vector)} numbers, not {self._dimension}")
         self._breaker.succeed()
+        self._well = True
         self._kept[key] = vector
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
@@ -76,6 +79,9 @@ class Encoder:
     def _missed(self, outcome: Outcome, why: str) -> tuple[None, str]:
         self._breaker.fail()
         self._count(outcome)
+        if self._well:  # once, until it answers again: the metric has the number
+            logger.warning("quality is judged without encoder %r: %s", self.name, why)
+        self._well = False
         return None, why
 
 

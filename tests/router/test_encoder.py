@@ -132,7 +132,13 @@ def test_where_nobody_needs_a_vector_none_is_made(told: Path, tiny_encoder: Path
     ],
 )
 def test_without_an_answer_of_the_encoder_the_estimate_is_the_other_fits(
-    outcome: str, script: list[object], why: str, told: Path, tiny_encoder: Path, tmp_path: Path
+    outcome: str,
+    script: list[object],
+    why: str,
+    told: Path,
+    tiny_encoder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     fake = FakeBackend(script, name="senses")  # type: ignore[arg-type]
     settings = config(tmp_path, told, tiny_encoder, quality="encoder: senses, encoder_timeout: 0.01")
@@ -145,6 +151,7 @@ def test_without_an_answer_of_the_encoder_the_estimate_is_the_other_fits(
     # After three in a row it rests, and no request waits for it.
     assert outcomes == {outcome: 3, "resting": 2}
     assert len(fake.requests) == 3
+    assert [why in record.message for record in caplog.records if "judged without" in record.message] == [True]
     assert "rests" in found[4].reasons[-1]
 
 
