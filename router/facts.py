@@ -136,7 +136,7 @@ PARTS: Mapping[str, type[Any]] = {
 TYPICAL_ANSWER = 128  # tokens, until a target has shown its own mean
 
 
-def answer_tokens(request: RequestFacts, target: TargetFacts) -> float:
-    """The expected length of the answer: the target's mean, at most what the caller allows."""
-    mean = target.answer_tokens or TYPICAL_ANSWER
+def answer_tokens(request: RequestFacts, mean: float) -> float:
+    """The expected length of the answer: the target's `mean`, at most what the caller allows."""
+    mean = mean or TYPICAL_ANSWER
     return min(mean, request.max_tokens) if request.max_tokens else mean

@@ -71,13 +71,19 @@ def as_tenant(request: Request, caller: Caller, tenants: Iterable[Tenant]) -> Re
     tier = caller.tier or (None if request.service_tier == "default" else request.service_tier)
     tenant = next((t for t in tenants if t.name == caller.tenant), None)
     if tenant is None:
-        return replace(request, service_tier=tier or "default")
+        return _weighed(request, request.weight, tier or "default")
     if tier is not None and _TIERS.index(tier) < _TIERS.index(tenant.highest_tier):
         raise BadRequest(
             f"service_tier is {tier!r}; tenant {tenant.name!r} may ask for {tenant.highest_tier!r} at most",
             param="service_tier",
         )
-    return replace(request, weight=tenant.weight, service_tier=tier or tenant.service_tier)
+    return _weighed(request, tenant.weight, tier or tenant.service_tier)
+
+
+def _weighed(request: Request, weight: float, tier: ServiceTier) -> Request:
+    if (request.weight, request.service_tier) == (weight, tier):
+        return request
+    return replace(request, weight=weight, service_tier=tier)
 
 
 def estimate_tokens(text: str) -> int:

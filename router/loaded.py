@@ -16,7 +16,7 @@ from foreshore.router.cascade import Cascade
 from foreshore.router.choices import Choices
 from foreshore.router.constrain import Clearing, constrain
 from foreshore.router.decide import AUTO, Decision, State, chance, decide
-from foreshore.router.estimates import LEARNT, estimated
+from foreshore.router.estimates import LEARNT, rated
 from foreshore.router.facts import RequestFacts, TargetFacts
 from foreshore.router.fallback import Fallback
 from foreshore.router.label import Caller, label
@@ -143,8 +143,9 @@ class Loaded:
 
     def estimate(self, reading: Reading, route: str) -> list[TargetFacts]:
         """Every target as it is now, with what is expected of it for this request."""
-        found = [target.facts_for(reading.facts, route) for target in self.targets.values()]
-        return estimated(found, reading.facts, reading.quality)
+        facts, targets = reading.facts, self.targets.values()
+        found = zip(targets, rated([(t.name, t.spec.model) for t in targets], reading.quality), strict=True)
+        return [t.facts_for(facts, route, quality=quality, best=best) for t, (quality, best) in found]
 
     def clear(self, request: Request, facts: RequestFacts, targets: Sequence[TargetFacts], scene: Scene) -> Clearing:
         specs = self.config.targets

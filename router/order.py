@@ -94,7 +94,7 @@ def _filled(values: list[float]) -> list[float]:
 
 def _too_long(facts: RequestFacts, target: TargetFacts) -> bool:
     """For a context of which the size is known."""
-    return facts.prompt_tokens + answer_tokens(facts, target) > target.context_tokens
+    return facts.prompt_tokens + answer_tokens(facts, target.answer_tokens) > target.context_tokens
 
 
 def _able(request: RequestFacts, targets: Sequence[TargetFacts], notes: list[Note]) -> list[TargetFacts]:

@@ -129,6 +129,54 @@ def test_an_expired_request_is_never_started() -> None:
     assert run.asked == [0]
 
 
+def test_an_answer_ends_when_its_time_is_up_and_its_caller_goes_on() -> None:
+    async def main() -> None:
+        for script in ([asyncio.Event()], [Chunk(text="part"), asyncio.Event()]):
+            fake = FakeBackend(script, name="a")
+            with pytest.raises(DeadlineExceeded, match="'a'"):
+                await collect(Fallback([fake]), ask("a", deadline=time.monotonic() + 0.05))
+            assert fake.cancelled == 1
+            task = asyncio.current_task()
+            assert task is not None
+            assert task.cancelling() == 0
+
+    asyncio.run(main())
+
+
+def test_who_is_cancelled_before_the_deadline_is_cancelled() -> None:
+    async def main() -> None:
+        fake = FakeBackend([Chunk(text="part"), asyncio.Event()], name="a")
+        seen = asyncio.Event()
+
+        async def read() -> None:
+            async for _ in Fallback([fake]).stream(ask("a", deadline=time.monotonic() + 60)):
+                seen.set()
+
+        task = asyncio.create_task(read())
+        await seen.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert fake.cancelled == 1
+
+    asyncio.run(main())
+
+
+def test_a_deadline_that_passes_between_two_chunks_is_noticed() -> None:
+    async def main() -> None:
+        fake = FakeBackend([Chunk(text="one"), Chunk(text="two")], name="a")
+        deadline = time.monotonic() + 0.05
+        stream = Fallback([fake]).stream(ask("a", deadline=deadline))
+        assert (await anext(stream)).text == "one"
+        while time.monotonic() <= deadline:
+            pass
+        with pytest.raises(DeadlineExceeded):
+            await anext(stream)
+        assert fake.cancelled == 1
+
+    asyncio.run(main())
+
+
 class Clock:
     now = 100.0
 
@@ -210,6 +258,5 @@ def test_a_damaged_model_is_the_targets_trouble_not_the_callers() -> None:
 
 def test_the_meter_learns_from_whole_answers_alone() -> None:
     target, _ = outcome(LOCAL, "a whole answer", [Chunk(text="part"), DOWN])
-    facts = target.facts()
-    assert facts.first_token_s == 0.02
-    assert facts.answer_tokens == 4
+    assert target.meter.first_token_s == 0.02
+    assert target.meter.answer_tokens == 4

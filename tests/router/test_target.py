@@ -75,7 +75,8 @@ def after(target: Target, facts: RequestFacts = ASKED, times: int = 1) -> Target
 def test_it_is_what_the_config_says() -> None:
     found = made([], CLOUD).facts_for(ASKED)
     assert (found.kind, found.local, found.tags, found.input_price) == ("openai", False, ("eu",), 1.0)
-    assert found == replace(describe("t", CLOUD))
+    cost = (100 * 1.0 + 128 * 2.0) / 1e6  # an answer of typical length
+    assert found == replace(describe("t", CLOUD), cost=cost)
     assert made([]).facts_for(ASKED).context_tokens == 512
 
 
@@ -276,7 +277,7 @@ def test_who_is_there_before_counts_from_the_moment_it_is_sent() -> None:
         await asyncio.gather(*tasks)
         await asyncio.sleep(0)
         assert queue() == (0, 0, 0)
-        assert target.in_flight == 0
+        assert target.crowd.here == 0
 
     asyncio.run(scenario())
 
