@@ -227,7 +227,10 @@ class _Reader:
 
     def need(self, count: int, what: str) -> None:
         """Have `count` bytes from the cursor on in the buffer."""
-        end = self.at + count
+        self.reach(self.at + count, what)
+
+    def reach(self, end: int, what: str) -> int:
+        """Have the file's first `end` bytes in the buffer; how many there are then."""
         if end > self.size:
             raise self.fail(f"it ends at byte {self.size}, inside {what} (truncated?)")
         if end > MAX_HEADER:
@@ -237,6 +240,7 @@ class _Reader:
             if not piece:
                 raise self.fail(f"it shrank to {len(self.buffer)} bytes while it was read")
             self.buffer += piece
+        return len(self.buffer)
 
     def number(self, layout: str, what: str) -> Any:
         count = struct.calcsize(layout)
@@ -335,18 +339,21 @@ class _Reader:
         return struct.unpack_from(f"<{length}{_SCALARS[kind][1]}", self.buffer, start)
 
     def strings(self, key: str, length: int) -> Any:
+        """The words, or of very many only how many they are."""
         words: list[bytes] = []
-        what = f"the value of {key!r}"
+        what, kept = f"the value of {key!r}", length <= KEPT_ITEMS or key == "tokenizer.ggml.tokens"
         unpack, buffer = struct.Struct("<Q").unpack_from, self.buffer
+        at, have = self.at, len(buffer)
         for _ in range(length):  # the one loop that runs a million times: no call per item unless the buffer is short
-            at = self.at
-            if at + 8 > len(buffer):
-                self.need(8, what)
+            if at + 8 > have:
+                have = self.reach(at + 8, what)
             end = at + 8 + unpack(buffer, at)[0]
-            if end > len(buffer):
-                self.need(end - at, what)
-            words.append(bytes(buffer[at + 8 : end]))
-            self.at = end
+            if end > have:
+                have = self.reach(end, what)
+            if kept:
+                words.append(bytes(buffer[at + 8 : end]))
+            at = end
+        self.at = at
         if key == "tokenizer.ggml.tokens":
             self.check_words(words)
         if length > KEPT_ITEMS:
@@ -355,6 +362,8 @@ class _Reader:
 
     def check_words(self, words: list[bytes]) -> None:
         """llama.cpp asserts that no two tokens are alike: such a file would kill the process that loads it."""
+        if len(set(words)) == len(words):
+            return
         seen: set[bytes] = set()
         for i, word in enumerate(words):
             if word in seen:
