@@ -54,8 +54,8 @@ def throughput(scale: Scale, parent: Parent) -> dict[str, Row]:
 
 
 def _quantize(source: Path, target: Path) -> None:
-    info = inspect(source)
-    with quantizer() as child:
+    with quantizer() as child:  # starts while the header is read
+        info = inspect(source)
         quantize(info, target, SPEED_TYPE, plan(info, SPEED_TYPE, child=child), child=child)
 
 

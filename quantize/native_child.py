@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import llama_cpp.llama_cpp as native
 import numpy as np
 from numpy.typing import NDArray
 
 from foreshore.quantize.channel import Json, Tell, serve
+from foreshore.quantize.imatrix import Imatrix
 
 NOTE_BYTES = 127  # of a text among a file's facts that llama.cpp lets one set
 _BEGINS = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
@@ -41,23 +43,21 @@ class Log:
 
 
 def quantize(job: Json, tell: Tell) -> Json:
-    from llama_cpp import llama_cpp
-
     log = Log(tell)
-    callback = llama_cpp.llama_log_callback(log)
-    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
-    llama_cpp.llama_backend_init()
-    params = llama_cpp.llama_model_quantize_default_params()
+    callback = native.llama_log_callback(log)
+    native.llama_log_set(callback, ctypes.c_void_p(0))
+    native.llama_backend_init()
+    params = native.llama_model_quantize_default_params()
     params.ftype = job["ftype"]
     params.nthread = job["threads"]
     params.allow_requantize = job["requantize"]
     params.dry_run = job["dry_run"]
-    kept = _imatrix(Path(job["imatrix"]), llama_cpp) if job["imatrix"] else None
+    kept = _imatrix(Path(job["imatrix"])) if job["imatrix"] else None
     if kept is not None:
         params.imatrix = ctypes.cast(kept.entries, type(params.imatrix))
         params.kv_overrides = ctypes.cast(kept.notes, type(params.kv_overrides))
     source, target = os.fsencode(job["source"]), os.fsencode(job["target"])
-    status = llama_cpp.llama_model_quantize(source, target, ctypes.byref(params))
+    status = native.llama_model_quantize(source, target, ctypes.byref(params))
     return {"status": int(status), "lines": log.lines}
 
 
@@ -70,32 +70,30 @@ class _Kept:
     rows: Mapping[str, NDArray[np.float32]]
 
 
-def _imatrix(path: Path, llama_cpp: Any) -> _Kept:
-    from foreshore.quantize.imatrix import Imatrix
-
+def _imatrix(path: Path) -> _Kept:
     matrix = Imatrix.load(path)
     rows = matrix.means()
-    entries = (llama_cpp.llama_model_imatrix_data * (len(rows) + 1))()  # the last one, all zero, ends it
+    entries = (native.llama_model_imatrix_data * (len(rows) + 1))()  # the last one, all zero, ends it
     for entry, (name, row) in zip(entries, rows.items(), strict=False):
         entry.name = name.encode()
         entry.data = row.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         entry.size = row.size
     noted: dict[str, str | int] = {"file": path.name, "dataset": (*matrix.datasets, "")[0]}
     noted |= {"entries_count": len(rows), "chunks_count": matrix.chunks}
-    return _Kept(entries=entries, notes=_notes(noted, llama_cpp), rows=rows)
+    return _Kept(entries=entries, notes=_notes(noted), rows=rows)
 
 
-def _notes(found: Mapping[str, str | int], llama_cpp: Any) -> Any:
+def _notes(found: Mapping[str, str | int]) -> Any:
     """What llama-quantize writes about the matrix into the file, in its order; what is empty or 0 is not known."""
     known = {key: value for key, value in found.items() if value}
-    notes = (llama_cpp.llama_model_kv_override * (len(known) + 1))()
+    notes = (native.llama_model_kv_override * (len(known) + 1))()
     for note, (key, value) in zip(notes, known.items(), strict=False):
         note.key = f"quantize.imatrix.{key}".encode()
         if isinstance(value, str):
-            note.tag = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_STR
+            note.tag = native.LLAMA_KV_OVERRIDE_TYPE_STR
             note.value.val_str = value.encode()[:NOTE_BYTES].decode(errors="ignore").encode()
         else:
-            note.tag, note.value.val_i64 = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT, value
+            note.tag, note.value.val_i64 = native.LLAMA_KV_OVERRIDE_TYPE_INT, value
     return notes
 
 
