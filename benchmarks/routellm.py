@@ -37,7 +37,6 @@ from benchmarks.routellm_rows import (
 from benchmarks.row import Row, Target
 from foreshore.cli.bench import machine
 from foreshore.cli.console import exit_on_error, out, print_json
-from foreshore.router.local_encoder import BATCH
 
 __all__ = ["TARGETS", "main"]
 
@@ -143,8 +142,9 @@ def main(argv: list[str] | None = None) -> None:
             show(found, TARGETS, as_json=False)
             _show(rows)
             if encoder:
-                each = 1e3 * encoder.seconds / max(1, encoder.texts)
-                out.print(f"{encoder.identity.model}: {each:.1f} ms a prompt, {BATCH} at a time")
+                each = encoder.to_json()
+                p50, p90 = each["alone_p50_ms"], each["alone_p90_ms"]
+                out.print(f"{each['model']}: {p50:.1f} ms for a prompt alone, {p90:.1f} ms at the 90th percentile")
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:

@@ -16,26 +16,34 @@ from foreshore.router.local_encoder import LocalEncoder
 
 __all__ = ["Remembered", "encoder_of"]
 
+ALONE = 100  # prompts that are timed each for itself
+
 
 class Remembered:
-    """`texts` and `seconds` say how many were embedded, a batch at a time, and how long that took."""
+    """`alone_ms` are the times of single prompts, as a gateway would wait for them; empty until a row asks."""
 
     def __init__(self, encoder: LocalEncoder) -> None:
         self.identity: EncoderId = encoder.identity
-        self.texts, self.seconds = 0, 0.0
+        self.alone_ms: Sequence[float] = ()
         self._encoder = encoder
         self._known: dict[str, NDArray[np.float32]] = {}
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         fresh = [text for text in dict.fromkeys(texts) if text not in self._known]
         if fresh:
-            began = time.monotonic()
+            self.alone_ms = self.alone_ms or [self._timed(text) for text in fresh[:ALONE]]
             self._known.update(zip(fresh, self._encoder(fresh), strict=True))
-            self.texts, self.seconds = self.texts + len(fresh), self.seconds + time.monotonic() - began
         return np.stack([self._known[text] for text in texts])
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.identity.to_json(), "prompts": self.texts, "seconds": self.seconds}
+        timed = self.alone_ms or [0.0]
+        p50, p90 = (float(np.quantile(timed, share)) for share in (0.5, 0.9))
+        return {**self.identity.to_json(), "prompts": len(self._known), "alone_p50_ms": p50, "alone_p90_ms": p90}
+
+    def _timed(self, text: str) -> float:
+        began = time.monotonic()
+        self._encoder([text])
+        return (time.monotonic() - began) * 1e3
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from foreshore.errors import UsageError
 from foreshore.quality.encoder import LARGEST, EncoderId, embed
 from foreshore.router.encoder_identity import fingerprint, pooling
 
-__all__ = ["BATCH", "LocalEncoder"]
+__all__ = ["LocalEncoder"]
 
 BATCH = 32  # texts of one request, of about the same length, for the longest sets the pace
 

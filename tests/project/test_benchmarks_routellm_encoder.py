@@ -23,6 +23,8 @@ def test_each_row_of_ours_is_there_again_told_by_the_encoder(tiny_encoder: Path,
     assert told["apgr"] != alone["apgr"] == pytest.approx(found["apgr"]["value"], abs=1e-3)
     assert (found["encoder"]["dimension"], found["encoder"]["prompts"]) == (32, 160)  # each once, whatever the folds
 
+    assert 0 < found["encoder"]["alone_p50_ms"] <= found["encoder"]["alone_p90_ms"]
+
 
 def test_an_encoder_that_is_not_there_is_named(tmp_path: Path) -> None:
     data = write(tmp_path / "pair.csv", 160, 0)
