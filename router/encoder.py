@@ -28,8 +28,8 @@ Vector = NDArray[np.float32]
 
 
 class Encoder:
-    """Never keeps a request longer than `timeout` seconds, and after three failures in a row rests for a while, as a
-    target does. `count` is told each outcome."""
+    """Never keeps a request longer than `timeout` seconds, nor than half of the time that it has; after three failures
+    in a row it rests for a while, as a target does. `count` is told each outcome."""
 
     def __init__(self, target: Target, dimension: int, *, timeout: float, count: Callable[[Outcome], None]) -> None:
         self.name = target.name
@@ -45,6 +45,9 @@ class Encoder:
             self._kept.move_to_end(key)
             self._count("cached")
             return self._kept[key], ""
+        if 0 < facts.deadline_s < 2 * self._timeout:  # no fault of the encoder's
+            self._count("late")
+            return None, f"the request has {facts.deadline_s:.3g} s, too few to wait for it"
         if not self._breaker.admit():
             self._count("resting")
             return None, "it failed or was late again and again, and rests"

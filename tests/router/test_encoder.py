@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,8 +31,8 @@ RULES = "rules: [{name: good, prefer: [small, big], where: target.quality >= 0.6
 STOP = Chunk(finish_reason="stop")
 
 
-def asks(text: str, *, tenant: str = "default", model: str = "") -> Request:
-    return Request(messages=({"role": "user", "content": text},), tenant=tenant, model=model)
+def asks(text: str, *, tenant: str = "default", model: str = "", deadline: float | None = None) -> Request:
+    return Request(messages=({"role": "user", "content": text},), tenant=tenant, model=model, deadline=deadline)
 
 
 def labels() -> list[Label]:
@@ -153,6 +154,16 @@ def test_without_an_answer_of_the_encoder_the_estimate_is_the_other_fits(
     assert len(fake.requests) == 3
     assert [why in record.message for record in caplog.records if "judged without" in record.message] == [True]
     assert "rests" in found[4].reasons[-1]
+
+
+def test_a_request_in_a_hurry_does_not_wait_and_is_not_held_against_the_encoder(
+    told: Path, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """It has 90 s, more than the encoder may take, but not twice as many."""
+    hurried = [asks(f"{CAT} {i}", deadline=time.monotonic() + 90) for i in range(4)]
+    found, outcomes = decisions(config(tmp_path, told, tiny_encoder), [*hurried, asks(CAT)])
+    assert outcomes == {"late": 4, "embedded": 1}
+    assert "too few to wait for it" in found[0].reasons[-1]
 
 
 def test_another_encoder_than_the_one_that_was_learnt_from_is_refused(
