@@ -15,7 +15,8 @@ from foreshore.errors import SetupError
 __all__ = ["disk_errors", "existing", "fsync", "require_space", "sha256", "write_text"]
 
 PIECE = 4 << 20
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC}
+_LIMITED = {errno.EDQUOT, errno.EFBIG}  # there is room, but not for this user
 _DENIED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 
@@ -28,12 +29,15 @@ def require_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def disk_errors(folder: Path, needed: int = 0) -> Iterator[None]:
-    """Turn a full, read-only or forbidden place into a `SetupError`; `needed` is the number of bytes to be written."""
+    """Turn a full or forbidden place into a `SetupError`; `needed` is the number of bytes to be written."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise _full(folder, needed, shutil.disk_usage(existing(folder)).free) from error
+        if error.errno in _LIMITED:
+            hint = "look at the limit on file sizes (ulimit -f) and at quotas"
+            raise SetupError(f"cannot write to {str(folder)!r}: {error.strerror}", hint=hint) from error
         if error.errno in _DENIED:
             hint = "set FORESHORE_HOME to a folder that you may write to"
             raise SetupError(f"cannot write to {str(folder)!r}: {error.strerror}", hint=hint) from error

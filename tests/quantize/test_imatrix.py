@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, ours: Imatrix) -> None:
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
     )
-    assert done.stdout.startswith("SetupError the disk of"), done.stderr
+    assert done.stdout.startswith("SetupError cannot write to"), done.stderr
     assert target.read_bytes() == before
     assert os.listdir(tmp_path) == ["m.gguf"]
 
