@@ -53,6 +53,7 @@ Check = Literal["exact", "contains", "number", "json", "regex", "call"]
 MAX_TOKENS = 400
 BARREN = 200  # questions in a row that were there before: there are no others
 ALTERNATIVES = 5  # at each token, of which its entropy is taken
+ENDLESS = 1 << 62  # tokens
 AT_ONCE = 32  # questions before the runtime; it runs half of them side by side
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
@@ -219,7 +220,7 @@ async def _answers(
     progress: Callable[[int, int], None],
 ) -> tuple[Answered, ...]:
     gate, done = asyncio.Semaphore(AT_ONCE), 0
-    async with AsyncRuntime(model, options=EngineOptions(slots=AT_ONCE // 2, threads=threads)) as runtime:
+    async with AsyncRuntime(model, options=_patient(threads)) as runtime:
 
         async def ask(number: int, task: Task) -> Answered:
             nonlocal done
@@ -237,6 +238,13 @@ async def _answers(
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
     return tuple(task.result() for task in asked)
+
+
+def _patient(threads: int | None) -> EngineOptions:
+    """Nobody waits for the answers of a measurement: on a machine that is busy they take as long as they take."""
+    return EngineOptions(
+        slots=AT_ONCE // 2, threads=threads, queue_limit=AT_ONCE, queue_tokens=ENDLESS, queue_wait_s=math.inf
+    )
 
 
 def _answered(task: Task, answer: Answer) -> Answered:
