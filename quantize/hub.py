@@ -165,4 +165,13 @@ def _mapped(ref: HubRef) -> Iterator[None]:
         raise UsageError(f"{ref.repo!r} is not a name on the hub: {error}") from error
     except _transport_errors() as error:
         hint = "check the network, HF_ENDPOINT and the proxy; a local folder or .gguf file needs neither"
-        raise SetupError(f"fetching {ref.repo!r} failed: {error}", hint=hint) from error
+        raise SetupError(f"fetching {ref.repo!r} failed: {_cause(error)}", hint=hint) from error
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason, in one line: HTTP clients wrap it several times."""
+    while (inner := getattr(error, "reason", None) or error.__cause__ or error.__context__) is not None:
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    return " ".join(str(error).split()) or type(error).__name__
