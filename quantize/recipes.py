@@ -19,7 +19,7 @@ from foreshore.manifest import Calibration
 from foreshore.quantize.assemble import assemble
 from foreshore.quantize.ftypes import FLOATS
 from foreshore.quantize.importance import Importance
-from foreshore.quantize.native import plan, quantize, quantizer
+from foreshore.quantize.native import Plan, plan, quantize, quantizer
 from foreshore.quantize.progress import OnProgress, Progress, counter
 from foreshore.quantize.search.fit_targets import FitTargets
 from foreshore.quantize.search.meter import Meter, MeterJob
@@ -101,7 +101,7 @@ class Uniform:
                 progress=_bytes(progress, ref, base.info.size),
                 child=child,
             )
-        return Made(info=made, notes=planned.fallbacks, calibration=importance.calibration(matrix))
+        return Made(info=made, notes=_fallen(planned, self.kind), calibration=importance.calibration(matrix))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +181,14 @@ def sensitivity(digest: str) -> dict[str, dict[str, float]]:
         return {}
 
 
+def _fallen(planned: Plan, kind: str) -> tuple[str, ...]:
+    """How many tensors cannot have the type, if any, and each of them."""
+    count = len(planned.fallbacks)
+    weights = "1 tensor has" if count == 1 else f"{count} tensors have"
+    said = f"{weights} another type than {kind} gives them, since their rows do not divide into its blocks"
+    return (said, *planned.fallbacks) if count else ()
+
+
 def _copied(base: Base, target: Path) -> Made:
     with disk_errors(target.parent, base.info.size):
         if base.ours:
@@ -201,7 +209,8 @@ def _short(size: int) -> str:
 
 
 def _said(found: Found) -> list[str]:
-    how = f"{len(found.trials)} mixes measured on {found.tokens} tokens in {found.seconds:.0f} s"
+    mixes = "1 mix" if len(found.trials) == 1 else f"{len(found.trials)} mixes"
+    how = f"{mixes} measured on {found.tokens} tokens in {found.seconds:.0f} s"
     said = [f"searched: {how}; KL there {found.measured:.4g}, predicted {found.predicted:.4g} nats a token"]
     if found.refined is not None:
         said.append(f"refined: rounded again so that errors cancel, KL there {found.refined:.4g}")

@@ -134,6 +134,8 @@ def test_rows_that_do_not_fit_are_noted(store: Store, tmp_path: Path) -> None:
     source = decoder(tmp_path / "narrow", "Qwen2")  # rows of 64
     (made,) = build(source, ["q4_k_m"], store=store)
     assert any("rows of 64 do not divide by 256" in note for note in made.notes)
+    fallen = [note for note in made.notes if "do not divide by" in note]
+    assert any(note.startswith(f"{len(fallen)} tensors have another type than q4_k_m") for note in made.notes)
 
 
 @pytest.mark.parametrize("name", ["starter-s", "starter-l"])

@@ -32,6 +32,7 @@ FIT = 'Search a mix of types for "size<=300MB", "kl<=0.03", "decode>=20tok/s", "
 IMATRIX = "Importance matrix: a GGUF as llama-imatrix writes, or auto: one is collected. A search does that by itself."
 CALIBRATE = "Text that the matrix is collected on and a mix searched on, .txt or .jsonl; default: a shipped one."
 REFINE = "Round the weights of the mix found again so that their errors cancel: slower, and closer to the parent."
+SHOWN = 3  # notes of each variant
 REPORT = "Write an HTML page, and JSON and PNG beside it. Implies --measure."
 
 
@@ -61,11 +62,13 @@ def quantize(
     With --measure they are measured, with --owner a gate decides which are ready, and --report shows it all.
     """
     with exit_on_error():
-        from foreshore.cli.measure import Measures, write
+        from foreshore.cli.measure import Measures, check_report, write
         from foreshore.quantize.texts import read_corpus
 
         plan = Plan.of(types, fit, budget, refine, ray)
         measures = Measures.of(text, tasks, gate, owner)
+        if report:
+            check_report(report)
         shared: dict[str, Any] = {"force": force, "calibration": read_corpus(calibrate) if calibrate else None}
         with reporting() as told:
             made = plan.build(source, name, {**shared, "progress": told}, imatrix, requantize)
@@ -141,8 +144,14 @@ def show(made: Sequence[Manifest], reused: Collection[str], as_json: bool) -> No
         print_json([{**m.to_json(), "reused": m.ref in reused} for m in made])
         return
     out.print(manifest_table(made))
-    for note in dict.fromkeys(f"{m.ref}: {note}" for m in made for note in m.notes[:3]):
+    for note in dict.fromkeys(note for m in made for note in _notes(m)):
         err.print(f"[yellow]note:[/] {escape(note)}")
+
+
+def _notes(manifest: Manifest) -> Iterator[str]:
+    yield from (f"{manifest.ref}: {note}" for note in manifest.notes[:SHOWN])
+    if more := len(manifest.notes[SHOWN:]):
+        yield f"{manifest.ref}: and {more} more: foreshore models show {manifest.ref}"
 
 
 def manifest_table(manifests: Sequence[Manifest]) -> Table:
