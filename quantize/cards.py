@@ -112,7 +112,9 @@ class _Measurer:
             hint = "measure it where its source is"
             raise ModelError(f"the parent of {manifest.ref!r} is gone: {error.message}", hint=hint) from error
         if made.files[made.main].sha256 != wanted:
-            hint = f"build it again: foreshore quantize {_again(manifest.source)} --types {manifest.variant}"
+            fit = manifest.recipe.get("fit")
+            how = f'--fit "{fit}"' if fit else f"--types {manifest.variant}"
+            hint = f"build it again: foreshore quantize {_again(manifest.source)} {how}"
             raise ModelError(f"the source of {manifest.ref!r} has changed since it was built", hint=hint)
         return self.store.path(made)
 

@@ -22,7 +22,7 @@ from foreshore.manifest import Manifest
 from foreshore.quantize.report.page import figures, page
 from foreshore.quantize.report.rows import Cost, Entry
 
-__all__ = ["Cost", "Entry", "write_report"]
+__all__ = ["Cost", "Entry", "check_place", "write_report"]
 
 SCHEMA = 1
 EMPTY = "no variant has both a size and a measured quality that a picture could show"
@@ -44,6 +44,7 @@ def write_report(
     given = [Entry(manifest=e) if isinstance(e, Manifest) else e for e in entries]
     beside = target_html.with_suffix(".json")
     _check(given, [target_html, beside, *([png] if png else [])])
+    check_place(target_html)
     drawn = figures(given) if png else []
     if png and not drawn:
         raise UsageError(f"there is nothing to draw into {str(png)!r}: {EMPTY}", hint="measure the variants first")
@@ -51,6 +52,16 @@ def write_report(
     _write(beside, _json(given, costs).encode(errors="replace"))
     if png:
         _write(png, draw_png(drawn, dict(LIGHT)))
+
+
+def check_place(target_html: Path) -> None:
+    """Raise `UsageError` where no report can be written: better before hours of measuring than after."""
+    if target_html.is_dir():
+        raise UsageError(f"{str(target_html)!r} is a folder", hint=f"write {str(target_html / 'report.html')!r}")
+    if not target_html.parent.is_dir():
+        raise UsageError(f"there is no folder {str(target_html.parent)!r}", hint="make it first")
+    if not os.access(target_html.parent, os.W_OK):
+        raise UsageError(f"the folder {str(target_html.parent)!r} cannot be written to", hint="name another place")
 
 
 def _check(entries: Sequence[Entry], targets: Sequence[Path]) -> None:
@@ -82,10 +93,7 @@ def _finite(value: Any) -> Any:
 
 def _write(target: Path, data: bytes) -> None:
     with disk_errors(target.parent, len(data)):
-        try:
-            handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        except FileNotFoundError as error:
-            raise UsageError(f"there is no folder {str(target.parent)!r}", hint="make it first") from error
+        handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)

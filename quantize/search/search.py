@@ -175,7 +175,8 @@ def _refined(found: Found, job: MeterJob, windows: int, began: float, budget_s: 
         late.set()
         meter.close()
 
-    timer = threading.Timer(max(began + budget_s - time.monotonic(), 1.0), end)
+    left = min(max(began + budget_s - time.monotonic(), 1.0), threading.TIMEOUT_MAX)
+    timer = threading.Timer(left, end)
     timer.start()
     try:
         kl = sum(meter.divergences(found.types, windows)) / found.tokens

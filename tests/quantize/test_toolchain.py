@@ -212,7 +212,9 @@ def test_one_command_builds_measures_judges_and_reports(
     assert "blk.0.ffn_down.weight" in shown, "what each tensor costs"
     assert page.with_suffix(".json").is_file()
     assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    run("models", "report", "tiny", tmp_path / "again.html")
+    again = json.loads(run("models", "report", "tiny", tmp_path / "again.html", "--json").stdout)
+    assert all(Path(again[kind]).is_file() for kind in ("html", "json", "png"))
+    assert again["variants"] == [f"tiny:{mix.variant}", "tiny:q8_0"]
     assert (tmp_path / "again.html").read_text() == shown
     assert "no variant of 'absent' has been measured" in run("models", "report", "absent", page, code=2).output
     assert (
@@ -234,6 +236,8 @@ def test_one_command_builds_measures_judges_and_reports(
         (["--calibrate", "absent.txt", "--fit", "size<=1MB"], "no such file"),
         (["--tasks", "absent.jsonl"], "no such file"),
         (["--owner", " "], "owner"),
+        (["--report", "absent/out.html"], "no folder 'absent'"),
+        (["--report", "."], "is a folder"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_built(arguments: list[str], said: str, folder: Path, home: Path) -> None:

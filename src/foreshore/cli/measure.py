@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from foreshore.cli.console import err, exit_on_error
+from foreshore.cli.console import err, exit_on_error, print_json
 from foreshore.cli.quantize import show
 from foreshore.cli.reporter import Reporter, reporting
 from foreshore.errors import NotFound, UsageError
@@ -89,14 +89,25 @@ def measure(
 def report(
     name: Annotated[str, typer.Argument(help="NAME of a model in the store.")],
     target: Annotated[Path, typer.Argument(metavar="FILE", help="The page; JSON and PNG are put beside it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write what was measured of a model's variants as an HTML page."""
     with exit_on_error():
-        write(name, target)
+        check_report(target)
+        written = write(name, target)
+        if as_json:
+            print_json(written)
 
 
-def write(name: str, target: Path) -> None:
-    """The report of all variants of `name` that were measured."""
+def check_report(target: Path) -> None:
+    """Raise `UsageError` where no report can be written, before anything is built or measured for it."""
+    from foreshore.quantize.report.report import check_place
+
+    check_place(target)
+
+
+def write(name: str, target: Path) -> dict[str, Any]:
+    """The report of all variants of `name` that were measured; its files, and the variants in it."""
     from foreshore.quantize.report.report import Entry, write_report
 
     store = Store()
@@ -106,8 +117,10 @@ def write(name: str, target: Path) -> None:
         raise NotFound(f"no variant of {name!r} has been measured", hint=hint)
     entries = [Entry(manifest=m, predicted_kl=m.recipe.get("predicted_kl")) for m in found]
     costs = next((costs for m in found if (costs := _costs(store, m))), [])
-    write_report(entries, target, png=target.with_suffix(".png"), costs=costs)
+    beside = {"json": target.with_suffix(".json"), "png": target.with_suffix(".png")}
+    write_report(entries, target, png=beside["png"], costs=costs)
     err.print(f"wrote {escape(str(target))}, and JSON and PNG beside it")
+    return {"html": str(target), **{k: str(v) for k, v in beside.items()}, "variants": [m.ref for m in found]}
 
 
 def _costs(store: Store, manifest: Manifest) -> list[Cost]:
