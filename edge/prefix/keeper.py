@@ -35,14 +35,20 @@ class PrefixKeeper:
         self._engine, self._scheduler, self._settle = engine, scheduler, settle
         self._memory, self._store = memory, store
         self._written: dict[Sequence, set[int]] = {}
+        self._prompts: dict[Sequence, int] = {}  # how long each one's prompt was, without its last token
 
     def spill(self, ended: Sequence, slot: int) -> None:
         """Keep what `slot` holds, all tokens of `ended`, in plain memory."""
-        key = key_of(ended)
-        if self._memory.find(key, ended.tokens)[0] == len(ended.tokens):
+        self._spill(_entry(ended, len(ended.tokens)), slot, prompt=ended.prompt_tokens - 1)
+
+    def _spill(self, entry: Sequence, slot: int, *, prompt: int) -> None:
+        key = key_of(entry)
+        if self._memory.find(key, entry.tokens)[0] == len(entry.tokens):
             return
         if self._memory.takes(self._engine.state_bytes(slot)):
-            self._memory.put(key, _entry(ended, len(ended.tokens)), self._engine.save(slot))
+            self._memory.put(key, entry, self._engine.save(slot))
+            if self._store is not None:
+                self._prompts[entry] = prompt
 
     def held(self, sequence: Sequence) -> int:
         """How many of its first tokens `recall` could bring."""
@@ -76,8 +82,9 @@ class PrefixKeeper:
         self._settle()
         for kept in self._scheduler.kept:
             assert kept.slot is not None
-            self.spill(_entry(kept, kept.cells), kept.slot)
+            self._spill(_entry(kept, kept.cells), kept.slot, prompt=kept.prompt_tokens - 1)
         self._written = {entry: lengths for entry, lengths in self._written.items() if entry in self._memory}
+        self._prompts = {entry: length for entry, length in self._prompts.items() if entry in self._memory}
         for entry in self._memory:
             written = self._written.setdefault(entry, set())
             for length in self._lengths(entry):
@@ -93,10 +100,11 @@ class PrefixKeeper:
         return self._store.match(sequence.tenant, sequence.tokens[:-1])
 
     def _lengths(self, entry: Sequence) -> list[int]:
-        """All of it, and where other prompts went another way: a shared system prompt ends there."""
+        """All of it, its prompt, and where other prompts went another way: a shared system prompt ends there."""
         if entry.adapter is not None:
             return []
-        return [n for n in self._memory.index.branches(entry) if n >= MIN_TOKENS]
+        found = {*self._memory.index.branches(entry), self._prompts.get(entry, 0)}
+        return sorted(n for n in found if MIN_TOKENS <= n <= len(entry.tokens))
 
     def _write(self, entry: Sequence, length: int) -> None:
         assert self._store is not None

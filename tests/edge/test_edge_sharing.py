@@ -138,6 +138,15 @@ def test_beginnings_survive_a_restart_if_asked(tiny: Path, tmp_path: Path) -> No
     assert stranger[0].usage.cached_tokens == 0
 
 
+def test_a_lone_prompt_is_known_again_after_a_restart(tiny: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"prefix_cache_dir": str(tmp_path / "prefixes")}
+    first, _ = answers(tiny, [ask(SYSTEM)], together=False, **options)
+    again, _ = answers(tiny, [ask(SYSTEM)], together=False, **options)
+    assert_same(again, first)
+    assert again[0].usage is not None
+    assert again[0].usage.cached_tokens == again[0].usage.prompt_tokens - 1
+
+
 def test_damaged_beginnings_are_computed_again(tiny: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"prefix_cache_dir": str(tmp_path)}
     first, _ = answers(tiny, [ask(SYSTEM)], together=False, **options)
