@@ -129,7 +129,8 @@ def _keep(database: sqlite3.Connection, found: Feedback) -> None:
 def _open(file: Path) -> sqlite3.Connection:
     """The ledger, brought up to date. Raises as `read_events` does."""
     if not file.is_file():
-        raise NotFound(f"there is no ledger {str(file)!r}", hint="name the gateway's config with -c")
+        hint = "name the config of the gateway that answered (-c): its ledger.path says where it is"
+        raise NotFound(f"there is no ledger {str(file)!r}", hint=hint)
     try:
         database = sqlite3.connect(file, timeout=BUSY_S)
         migrate(database)

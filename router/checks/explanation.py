@@ -172,6 +172,7 @@ def _later(verdict: Verdict) -> dict[str, Sequence[str]]:
     found: dict[str, Sequence[str]] = {}
     for before, name in pairwise(decision.targets):
         said = [r.removeprefix(f"{name!r} ") for r in decision.reasons if r.startswith(f"{name!r} ")]
+        said = [reason.removeprefix("later: ") for reason in said]
         found[name] = said or [f"after {before!r} in the order of {decision.rule!r}"]
     return found
 

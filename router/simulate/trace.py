@@ -10,7 +10,6 @@ import csv
 import gzip
 import json
 import math
-import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,9 @@ __all__ = ["Arrival", "Trace", "read_trace"]
 
 COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 LARGEST = 2_000_000  # requests; more do not fit beside their outcomes
+LONGEST_LINE = 1 << 20  # characters
+SAMPLE = 2000  # answers of one target that its speed is taken from, the first
+MOST_TARGETS = 1000
 MOST_TOKENS = 100_000_000  # of one prompt or answer
 GENERATES = ("chat", "completion", "")
 
@@ -42,7 +44,8 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """Arrivals in order of time. `begun` is the first one's moment, in seconds since 1970; `events` are a ledger's."""
+    """Arrivals in order of time. `begun` is the first one's moment, in seconds since 1970; `events` are some of a
+    ledger, of each target."""
 
     arrivals: tuple[Arrival, ...]
     begun: float = 0.0
@@ -73,27 +76,44 @@ def read_trace(path: Path) -> Trace:
         raise NotFound(f"there is no trace {str(path)!r}", hint="docs/simulate.md says which forms are read")
     try:
         return _ordered(*_rows(path))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, sqlite3.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UsageError(f"the trace {str(path)!r} cannot be read: {error}") from error
 
 
 def _rows(path: Path) -> tuple[list[tuple[float, Arrival]], tuple[Mapping[str, Any], ...]]:
     with path.open("rb") as file:
         head = file.read(16)
+    if not head:
+        raise UsageError(f"the trace {str(path)!r} is empty", hint="docs/simulate.md says which forms are read")
     if head.startswith(b"SQLite format 3"):
-        events = tuple(read_events(path))
-        return _arrivals(enumerate(map(_of_event, events), 1), path), events
+        return _of_events(enumerate(read_events(path), 1), path)
     with _open(path, packed=head.startswith(b"\x1f\x8b")) as text:
-        if text.readline().lstrip().startswith("{"):
-            text.seek(0)
-            lines = tuple(_json_lines(text, path))
-            return _arrivals(enumerate(map(_of_event, lines), 1), path), lines
+        first = text.readline(LONGEST_LINE).lstrip()
         text.seek(0)
+        if first.startswith("{"):
+            return _of_events(_json_lines(text, path), path)
         return _arrivals(_csv(text, path), path), ()
 
 
 def _open(path: Path, *, packed: bool) -> TextIO:
     return gzip.open(path, "rt", encoding="utf-8-sig") if packed else path.open(encoding="utf-8-sig")
+
+
+def _of_events(
+    events: Iterable[tuple[int, Mapping[str, Any]]], path: Path
+) -> tuple[list[tuple[float, Arrival]], tuple[Mapping[str, Any], ...]]:
+    """One event at a time: a ledger may be larger than memory. Of each target some answers are kept, for its speed."""
+    kept: dict[Any, list[Mapping[str, Any]]] = {}
+
+    def read() -> Iterator[tuple[int, Any]]:
+        for number, event in events:
+            mine = kept.setdefault(event.get("target"), []) if len(kept) < MOST_TARGETS else []
+            if len(mine) < SAMPLE:
+                mine.append({name: event[name] for name in ("target", "attempts", "ttft_s", "tpot_s") if name in event})
+            yield number, _of_event(event)
+
+    arrivals = _arrivals(read(), path)
+    return arrivals, tuple(answer for answers in kept.values() for answer in answers)
 
 
 def _arrivals(found: Iterable[tuple[int, Any]], path: Path) -> list[tuple[float, Arrival]]:
@@ -118,7 +138,7 @@ def _ordered(rows: list[tuple[float, Arrival]], events: tuple[Mapping[str, Any],
 
 
 def _csv(text: TextIO, path: Path) -> Iterator[tuple[int, tuple[float, Arrival] | str]]:
-    table = csv.DictReader(text)
+    table = csv.DictReader(line for _, line in _lines(text, path))
     missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
     if missing:
         hint = f"a CSV trace has {', '.join(COLUMNS)} and, if wanted, Tenant; other traces are a ledger's events"
@@ -143,8 +163,16 @@ def _of_row(row: Mapping[str, Any]) -> tuple[float, Arrival] | str:
     return at, Arrival(at=at, prompt_tokens=prompt, output_tokens=output, tenant=tenant)
 
 
-def _json_lines(text: TextIO, path: Path) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(text, 1):
+def _lines(text: TextIO, path: Path) -> Iterator[tuple[int, str]]:
+    """With their numbers. What has no ends of lines is no trace, and never read whole."""
+    for number, line in enumerate(iter(lambda: text.readline(LONGEST_LINE), ""), 1):
+        if len(line) >= LONGEST_LINE:
+            raise UsageError(f"{path}:{number}: the line is longer than {LONGEST_LINE} characters")
+        yield number, line
+
+
+def _json_lines(text: TextIO, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in _lines(text, path):
         if not line.strip():
             continue
         try:
@@ -153,7 +181,7 @@ def _json_lines(text: TextIO, path: Path) -> Iterator[Mapping[str, Any]]:
             raise UsageError(f"{path}:{number}: not JSON: {error}") from error
         if not isinstance(event, dict):
             raise UsageError(f"{path}:{number}: an event is a mapping, not {type(event).__name__}")
-        yield event
+        yield number, event
 
 
 KEPT: Mapping[str, type] = {

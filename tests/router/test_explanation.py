@@ -162,7 +162,7 @@ def test_each_target_that_is_not_tried_has_its_reason() -> None:
 
 def test_what_is_tried_later_says_why_it_is_not_first() -> None:
     found = explained("rules: [{name: r, where: target.local, prefer: [cloud, edge, claude]}]")
-    assert list(found.later["cloud"]) == ["later: 'target.local' does not hold"]
+    assert list(found.later["cloud"]) == ["'target.local' does not hold"]
     assert found.verdict.first == "edge"
     found = explained("default: [edge, cloud]")
     assert list(found.later["cloud"]) == ["after 'edge' in the order of 'default'"]

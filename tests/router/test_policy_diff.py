@@ -186,6 +186,8 @@ def test_the_command_needs_traffic_and_files(tmp_path: Path) -> None:
     assert run(tmp_path)[0] == 2
     assert run(tmp_path, "--on", str(tmp_path / "none.jsonl"))[0] == 2
     assert run(tmp_path, "--ledger", str(tmp_path / "none.sqlite"))[0] == 2
+    (tmp_path / "empty.jsonl").write_text("\n")
+    assert run(tmp_path, "--on", str(tmp_path / "empty.jsonl"))[0] == 2  # or a check on no traffic would pass
     (tmp_path / "text.sqlite").write_text("no database, and long enough to be read as one" * 20)
     assert run(tmp_path, "--ledger", str(tmp_path / "text.sqlite"))[0] == 2
     assert run(tmp_path, "--on", str(tmp_path))[0] == 2

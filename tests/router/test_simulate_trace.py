@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def test_a_ledger_is_a_trace(tmp_path: Path) -> None:
         (b"\x1f\x8bnot gzip", "cannot be read"),
         (gzip.compress(ROWS.encode())[:-9], "cannot be read"),
         (b"\xff\xfe\x00", "cannot be read"),
-        (b"SQLite format 3\x00 and nothing", "cannot be read"),
+        (b"", "is empty"),
+        (b"SQLite format 3\x00 and nothing", "is no ledger"),
         ("{\n", ":1: not JSON"),
         ('{"at": 1}\n[]\n', ":2: an event is a mapping"),
         (json.dumps(event(None)), ":1: 'at' is None"),
@@ -215,3 +217,24 @@ def test_a_cloud_s_answers_give_its_spread(tmp_path: Path) -> None:
     assert found.tpot_s.median == pytest.approx(0.02)
     assert of_events(events, "other") is None
     assert of_events(events[:5], "cloud") is None
+
+
+@pytest.mark.parametrize("name", ["long.csv", "long.jsonl"])
+def test_a_line_without_an_end_is_never_read_whole(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text('{"at": 1, "x": "' + "a" * 3_000_000 if name.endswith("jsonl") else "a" * 3_000_000)
+    tracemalloc.start()
+    with pytest.raises(UsageError, match=r"longer than 1048576 characters|there is no column"):
+        read_trace(file)
+    assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    tracemalloc.stop()
+
+
+def test_of_a_long_ledger_some_answers_of_each_target_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    event = {"prompt_tokens": 5, "completion_tokens": 7, "ttft_s": 0.5, "tpot_s": 0.01, "attempts": [{}]}
+    lines = [{"at": i, "target": "cloud" if i % 3 else "far", **event} for i in range(4500)]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    found = read_trace(file)
+    assert len(found.arrivals) == 4500
+    assert [sum(e["target"] == name for e in found.events) for name in ("cloud", "far")] == [2000, 1500]

@@ -48,6 +48,8 @@ def diff(
             raise UsageError("there is no traffic to compare on", hint="give --on FILE or --ledger FILE")
         stages = _stage(old), _stage(new)
         found = compare(*stages, _rows(on or (), ledger))
+        if not found.rows and not found.malformed:
+            raise UsageError("there is no request in what was given: nothing was compared")
         print_json(_json(found)) if as_json else _show(found)
         if found.exit_code:
             raise typer.Exit(found.exit_code)
