@@ -27,7 +27,7 @@ class Subscription:
         self._cancel = cancel
         self._lock = threading.Lock()
         self._items: deque[Chunk | ForeshoreError] = deque()
-        self._event = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None  # of who waits for an item: the loop's own
 
     def offer(self, item: Chunk | ForeshoreError) -> None:
         """From the supervisor's thread; `wake` must follow in the loop's."""
@@ -42,7 +42,9 @@ class Subscription:
             self.ended = isinstance(item, ForeshoreError) or item.finish_reason is not None
 
     def wake(self) -> None:
-        self._event.set()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def cancel(self) -> None:
         """Stop the work behind it; harmless once it has ended."""
@@ -56,7 +58,6 @@ class Subscription:
 
     async def __anext__(self) -> Chunk:
         while True:
-            self._event.clear()
             with self._lock:
                 item = self._items.popleft() if self._items else None
                 done = self.ended
@@ -66,7 +67,8 @@ class Subscription:
                 return item
             if done:
                 raise StopAsyncIteration
-            await self._event.wait()
+            self._waiter = self.loop.create_future()
+            await self._waiter
 
 
 def _is_text(chunk: Chunk) -> bool:

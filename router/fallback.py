@@ -88,19 +88,25 @@ class Fallback:
     async def _attempt(self, backend: Backend, request: Request) -> AsyncGenerator[Chunk, None]:
         """One target's answer, from its first content on, under the request's deadline."""
         check(request, backend.name)
-        begun, outcome, usage = time.monotonic(), "cancelled", NOTHING
+        begun, outcome, usage, finished = time.monotonic(), "cancelled", NOTHING, False
+        alarm = _Alarm(request.deadline, backend.name)
         try:
-            async with aclosing(_whole(backend, request)) as chunks:
-                async for chunk in chunks:
+            async with aclosing(backend.stream(request)) as source:  # type: ignore[type-var]
+                while (chunk := await alarm.next(source)) is not None:
                     usage = chunk.usage or usage
+                    finished = finished or chunk.finish_reason is not None
                     if has_content(chunk):
                         self.committed = backend.name
                         yield chunk
+            if not finished:
+                what = f"target {backend.name!r} ended its answer without a finish reason"
+                raise Truncated(what, target=backend.name)
             outcome = ""
         except ForeshoreError as error:
             outcome = error.code
             raise
         finally:
+            alarm.stop()
             attempt = Attempt(
                 target=backend.name,
                 error=outcome,
@@ -125,33 +131,52 @@ class Fallback:
         return True
 
 
-async def _whole(backend: Backend, request: Request) -> AsyncGenerator[Chunk, None]:
-    """The answer of `backend`; raises where it is late or ends without a finish reason."""
-    finished = False
-    async with aclosing(backend.stream(request)) as source:  # type: ignore[type-var]
-        while (chunk := await _next(source, request, backend.name)) is not None:
-            finished = finished or chunk.finish_reason is not None
-            yield chunk
-    if not finished:
-        raise Truncated(f"target {backend.name!r} ended its answer without a finish reason", target=backend.name)
+class _Alarm:
+    """Ends the wait for a chunk when an answer's time is up, with one timer for all its chunks."""
 
+    def __init__(self, deadline: float | None, target: str) -> None:
+        self._deadline, self._target = deadline, target
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting: asyncio.Task[object] | None = None  # for a chunk, right now
+        self._rung = False
 
-async def _next(source: AsyncIterator[Chunk], request: Request, target: str) -> Chunk | None:
-    """The next chunk, None at the end, `DeadlineExceeded` when the request's time is up."""
-    if request.deadline is None:
-        return await anext(source, None)
-    left = request.deadline - time.monotonic()
-    if left <= 0:
-        raise _late(target)
-    try:
-        async with asyncio.timeout(left):
+    async def next(self, source: AsyncIterator[Chunk]) -> Chunk | None:
+        """The next chunk of `source`, None at its end. Raises `DeadlineExceeded`."""
+        if self._deadline is None:
             return await anext(source, None)
-    except TimeoutError as error:
-        raise _late(target) from error
+        left = self._deadline - time.monotonic()
+        if left <= 0 or self._rung:
+            raise self._late()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(left, self._ring)
+        self._waiting = task = asyncio.current_task()
+        assert task is not None
+        before = task.cancelling()
+        try:
+            chunk = await anext(source, None)
+        except BaseException as error:
+            if self._rung and task.uncancel() <= before and isinstance(error, asyncio.CancelledError):
+                raise self._late() from error
+            raise
+        finally:
+            self._waiting = None
+        if self._rung:  # and somebody below did not mind
+            task.uncancel()
+            raise self._late()
+        return chunk
 
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
-def _late(target: str) -> DeadlineExceeded:
-    return DeadlineExceeded(f"the request's deadline passed while target {target!r} was answering", target=target)
+    def _ring(self) -> None:
+        self._rung = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def _late(self) -> DeadlineExceeded:
+        what = f"the request's deadline passed while target {self._target!r} was answering"
+        return DeadlineExceeded(what, target=self._target)
 
 
 def has_content(chunk: Chunk) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
 import time
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from foreshore.types import Chunk, Task, Timings, TokenLogprob, ToolCallDelta, U
 __all__ = ["Answers", "Vectors", "input_usage", "logprob_json", "timings_json"]
 
 DONE = b"data: [DONE]\n\n"
+_MARK = "\0"  # a text, where an event is cut into what stands before and after its text
+_quoted = json.encoder.encode_basestring  # as `event` writes a text, without an encoder around it
 
 
 class Answers:
@@ -33,6 +36,7 @@ class Answers:
         }
         if self._chat:
             self._frame["service_tier"] = frame.service_tier
+        self._around: dict[int, tuple[bytes, bytes]] = {}  # the text of a choice's usual event
         self._offsets = [0] * choices  # characters of completion text so far, for the legacy logprobs
         self._open = choices
 
@@ -46,9 +50,8 @@ class Answers:
 
     def chunk(self, chunk: Chunk) -> bytes:
         """The events of one chunk. The last of all choices carries timings, and usage follows it if asked for."""
-        events = b""
-        if chunk.text or chunk.reasoning or chunk.tool_calls or chunk.logprobs:
-            events = self._content(chunk)
+        more = chunk.reasoning or chunk.tool_calls or chunk.logprobs
+        events = self._content(chunk) if more else self._text(chunk) if chunk.text else b""
         if chunk.finish_reason is not None:
             events += self._closing(chunk)
         return events
@@ -59,6 +62,14 @@ class Answers:
     def error(self, error: ForeshoreError) -> bytes:
         """An error in the middle of a stream: OpenAI's clients raise on it."""
         return event(error.to_openai())
+
+    def _text(self, chunk: Chunk) -> bytes:
+        """What `_content` gives for text alone: one for each token, so only the text is written anew."""
+        around = self._around.get(chunk.index)
+        if around is None:
+            before, _, after = self._content(Chunk(text=_MARK, index=chunk.index)).rpartition(_quoted(_MARK).encode())
+            around = self._around[chunk.index] = before, after
+        return around[0] + _quoted(chunk.text).encode("utf-8", "replace") + around[1]
 
     def _content(self, chunk: Chunk) -> bytes:
         logprobs = self._logprobs(chunk.logprobs, chunk.index)

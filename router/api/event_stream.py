@@ -53,7 +53,8 @@ class EventStream(Response):
         await _piece(send, self._encoder.opening() + self._encoder.chunk(self._first))
         try:
             async for chunk in self._stream:
-                await _piece(send, self._encoder.chunk(chunk))
+                if piece := self._encoder.chunk(chunk):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
             await _piece(send, self._encoder.closing())
         except ForeshoreError as error:
             await _piece(send, self._encoder.error(error))
