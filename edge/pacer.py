@@ -94,6 +94,11 @@ class Pacer:
             wanted -= wanted % ALIGN if wanted > 2 * ALIGN else 0
         return max(1, min(room, wanted))
 
+    def within(self, seconds: float) -> int:
+        """Prompt tokens that a step of so long takes; 0: not known."""
+        token = self._pure or self._token
+        return int(seconds / token) // ALIGN * ALIGN if token else 0
+
 
 def _rows(tokens: int) -> int:
     """What the kernels compute for so many."""

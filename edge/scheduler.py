@@ -23,6 +23,8 @@ IDS = 256  # LLAMA_MAX_SEQ: sequences that the cache can tell apart
 HEADROOM = 64  # answer tokens that must have room beside all others' when a sequence is let in
 MIN_SHARE = 8  # a shorter common beginning is computed again
 BLEND_S = 60.0  # how long steps stay short after somebody was in a hurry
+BEGUN = 8  # tokens; a stream with no more has just begun
+TOGETHER_S = 0.5  # a step's length while all have: who came together waits for each other
 _TIERS: tuple[ServiceTier, ...] = ("priority", "default", "flex")
 
 
@@ -406,7 +408,10 @@ class Scheduler:
         streams = len(decodes)
         taken = sum(s.count for s in decodes)
         hurry = self.policy.ttft_s["priority"] / 2 if now - self._hurried < BLEND_S else None
-        budget = min(self.pacer.budget(streams=streams, step_s=hurry), self.policy.batch_tokens - taken)
+        budget = self.pacer.budget(streams=streams, step_s=hurry)
+        if hurry is None and self._came_together(decodes, prompts):
+            budget = max(budget, self.pacer.within(TOGETHER_S))
+        budget = min(budget, self.policy.batch_tokens - taken)
         wanted = min(budget, sum(s.todo for s in prompts))
         self._make_room(taken + wanted)
         budget = min(wanted, self.ledger.free - taken)
@@ -418,6 +423,13 @@ class Scheduler:
             slices.append(Slice(sequence, sequence.cells, count, int(count == sequence.todo)))
             budget -= count
         return slices
+
+    def _came_together(self, decodes: list[Slice], prompts: list[Sequence]) -> bool:
+        """Whether all streams have just begun, and only short prompts are beside them. Read slowly, for the sake of
+        those streams' gaps, they would begin one after the other, and so end: a long while of steps with few streams.
+        """
+        short = sum(s.prompt_tokens for s in prompts) <= self.policy.batch_tokens
+        return short and all(part.sequence.generated <= BEGUN for part in decodes)
 
     def _lone_slice(self, now: float) -> Slice:
         """The first deterministic sequence's next part: always cut at the same places, whoever else is there."""

@@ -293,6 +293,32 @@ def test_a_long_prompt_keeps_the_gaps_of_running_streams_below_the_target(target
     assert max(gaps) >= 0.6 * target * alone, "and the prompt gets what the target leaves"
 
 
+def test_short_prompts_that_come_together_run_together_and_end_together() -> None:
+    bench = Bench(scheduler(slots=8, ids=16, kv_tokens=20_000, batch_tokens=512, queue_limit=8), token_s=0.003)
+    bench.submit(sequence("before", prompt=32, answer=12))
+    bench.run()
+    bench.submit(sequence("s0", prompt=32, answer=96))
+    bench.step()
+    bench.submit(*(sequence(f"s{i}", prompt=32, answer=96) for i in range(1, 8)))
+    steps = 1
+    while not bench.policy.idle:
+        bench.step()
+        steps += 1
+    assert steps <= 96 + 4, "where each step reads but a few tokens, the first one ends long before the last"
+    assert max(max(gaps) for gaps in bench.gaps.values()) < 0.6, "nobody waits for all of it at once"
+
+
+def test_a_stream_in_the_middle_of_its_answer_does_not_wait_for_short_prompts() -> None:
+    bench = Bench(scheduler(slots=8, ids=16, kv_tokens=20_000, batch_tokens=512, queue_limit=8), token_s=0.003)
+    bench.submit(sequence("old", prompt=32, answer=400))
+    for _ in range(40):
+        bench.step()
+    bench.submit(*(sequence(f"s{i}", prompt=32, answer=96) for i in range(7)))
+    while "s6" not in bench.first:
+        bench.step()
+    assert max(bench.gaps["old"]) <= 3 * (0.01 + 8 * 0.003), "three times a step of all eight"
+
+
 def test_a_common_beginning_is_computed_once_even_when_all_come_together() -> None:
     bench = Bench(scheduler(slots=16, ids=32, kv_tokens=4000, batch_tokens=64, queue_limit=64))
     system = list(range(1000, 1200))
