@@ -130,8 +130,8 @@ def main(argv: list[str] | None = None) -> None:
     options = _options(argv)
     with exit_on_error():
         tables = read_all(options.data)
-        if options.quick:
-            tables = {name: table.drawn(QUICK, options.seed) for name, table in tables.items()}
+        if most := QUICK if options.quick else options.most:
+            tables = {name: table.drawn(most, options.seed) for name, table in tables.items()}
         with encoder_of(options.encoder) as encoder:
             found, rows = measure(tables, options.only, options.seed, encoder)
         if options.json:
@@ -150,6 +150,7 @@ def main(argv: list[str] | None = None) -> None:
 def _options(argv: list[str] | None) -> argparse.Namespace:
     found = parser("APGR of the quality estimator on RouteLLM's tables.", f"{QUICK} prompts of each table")
     found.add_argument("--data", type=Path, required=True, help="a folder with mmlu and gsm8k, or one table")
+    found.add_argument("--most", type=int, help="prompts of each table, drawn by chance; default: all")
     found.add_argument("--encoder", help="a local model whose vectors tell ours: NAME:VARIANT or a path")
     found.add_argument("--seed", type=int, default=0, help="of the folds and draws")
     return found.parse_args(argv)

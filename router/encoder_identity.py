@@ -13,6 +13,7 @@ from foreshore.disk import sha256 as sha256_of_file
 from foreshore.edge.gguf import inspect
 from foreshore.edge.onnx.folder import is_onnx, model_file, open_folder
 from foreshore.errors import ConfigError
+from foreshore.quality.encoder import READ
 from foreshore.store import Store
 from foreshore.telemetry import logger
 
@@ -44,9 +45,9 @@ def check_encoder(config: Config, estimator: Estimator) -> None:
 
 
 def fingerprint(model: str) -> str:
-    """SHA-256, hexadecimal, over weights, vocabulary and pooling: the same for a variant in the store and for its file
-    given by path. `model` is NAME:VARIANT or a path. Raises `NotFound` or `ModelError`."""
-    return sha256("\n".join(_hashes(model)).encode()).hexdigest()
+    """SHA-256, hexadecimal, over weights, vocabulary, pooling and how much of a text is read: the same for a variant in
+    the store and for its file given by path. `model` is NAME:VARIANT or a path. Raises `NotFound` or `ModelError`."""
+    return sha256("\n".join((*_hashes(model), f"{READ} characters")).encode()).hexdigest()
 
 
 def pooling(model: str) -> str:

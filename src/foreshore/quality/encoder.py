@@ -14,9 +14,9 @@ from foreshore.backend import Backend, collect
 from foreshore.errors import ContextExceeded, UpstreamError
 from foreshore.types import Request
 
-__all__ = ["LARGEST", "Embeds", "EncoderId", "embed", "shortened"]
+__all__ = ["LARGEST", "READ", "Embeds", "EncoderId", "embed", "shortened"]
 
-READ = 1500  # characters: an encoder takes milliseconds for each hundred, and a prompt's point is at its ends
+READ = 600  # characters, about 150 tokens: a small encoder takes milliseconds for each hundred
 LARGEST = 8192  # numbers of a vector
 SPARE = 0.9  # of what should just fit: tokens are not spread evenly over characters
 
