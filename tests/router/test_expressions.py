@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foreshore.config import Config
 from foreshore.errors import ConfigError
 from foreshore.router.facts import (
     ANY_TIME,
@@ -21,6 +22,8 @@ from foreshore.router.facts import (
     RequestFacts,
     TargetFacts,
 )
+from foreshore.router.policy import Policy
+from foreshore.router.program import Scene
 from foreshore.router.rules import OF_TARGETS, SCENE, Evaluator, Expression
 
 WORDS = ["", "a", "edge", "write Proof", "éa", "日本", "long " * 50]
@@ -108,6 +111,52 @@ def test_python_says_what_cel_says(source: str, scene: dict[str, Any]) -> None:
     assert expression.plain is not None, source
     ours, theirs = answers([expression, replace(expression, plain=None)], **scene)
     assert ours == theirs
+
+
+OTHERS = {
+    "target.name": "request.tenant", "target.breaker": "request.language", "target.waiting": "now.minute",
+    "target.total_s": "budget.left", "target.cost": "budget.spent", "target.local": "request.stream",
+    "target.tags": "request.labels",
+}  # fmt: skip
+FAILING = "request.headers['none'] == 'a'"
+
+
+def of_the_scene(source: str) -> str:
+    for field, other in OTHERS.items():
+        source = source.replace(field, other)
+    return source
+
+
+def scene_of(parts: dict[str, Any]) -> Scene:
+    return Scene(**{part: parts[part] for part in SCENE})
+
+
+@settings(max_examples=50, deadline=None)
+@given(conditions(), st.lists(scenes(), min_size=1, max_size=3))
+def test_of_each_target_python_says_what_cel_says(source: str, drawn: list[dict[str, Any]]) -> None:
+    expression, targets = compiled(source), [parts["target"] for parts in drawn]
+    both = [expression, replace(expression, plain=None)]
+    ours, theirs = (Evaluator(both).each(one, targets, scene_of(drawn[0]), "no") for one in both)
+    assert ours == theirs
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(conditions().map(of_the_scene), max_size=4), st.none() | st.integers(0, 4), scenes())
+def test_the_first_rule_that_holds_is_the_first_that_cel_says_holds(
+    sources: list[str], failing: int | None, parts: dict[str, Any]
+) -> None:
+    """Also where one cannot be evaluated: it is passed over, and said to be."""
+    if failing is not None:
+        sources = [*sources[:failing], FAILING, *sources[failing:]]
+    rules = [{"name": f"r{i}", "when": source, "prefer": ["edge"]} for i, source in enumerate(sources)]
+    targets = {"edge": {"kind": "local", "model": "m"}}
+    policy = Policy(Config.model_validate({"targets": targets, "rules": rules}))
+    match = policy.match(scene_of(parts))
+    alone = answers([replace(rule.when, plain=None) for rule in policy.candidates], **parts)
+    holding = next(i for i, (holds, _) in enumerate(alone) if holds)
+    assert match is not None
+    assert match.number == holding
+    assert [columns[0] for _, *columns in match.notes] == [[f"r{i}"] for i in range(holding) if alone[i][0] is None]
 
 
 @pytest.mark.parametrize(
