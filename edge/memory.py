@@ -42,6 +42,7 @@ class Estimate:
     mapped: int = 0
     kv_tokens: int = 0
     cell: int = 0  # bytes of `cache` for one token
+    mask_cell: int = 0  # bytes of `buffers` for one token of the cache
     smaller_cache: int = 0  # what `cache` would be with kv_type q8_0; 0 if that is not less
 
     @property
@@ -71,13 +72,14 @@ def estimate(path: Path, options: EngineOptions) -> Estimate:
         mapped=made.mapped + draft.mapped,
         kv_tokens=made.kv_tokens,
         cell=made.cell + draft.cell,
+        mask_cell=made.mask_cell + draft.mask_cell,
         smaller_cache=made.smaller_cache + draft.smaller_cache,
     )
 
 
 def gib(size: int) -> str:
-    """`size` bytes for people: in GiB from a tenth of one on, else in MiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.0f} MiB"
+    """`size` bytes for people: in GiB from half of one on, else in MiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**29 else f"{size / 2**20:.0f} MiB"
 
 
 def estimate_gguf(info: GgufInfo, options: EngineOptions, *, kv_tokens: int | None = None) -> Estimate:
@@ -96,6 +98,7 @@ def estimate_gguf(info: GgufInfo, options: EngineOptions, *, kv_tokens: int | No
         mapped=int(on_host * file) if options.mmap else 0,
         kv_tokens=tokens,
         cell=int(on_host * cell),
+        mask_cell=_mask_cell(options),
         smaller_cache=int(on_host * _padded(tokens) * smaller) if smaller < cell else 0,
     )
 
@@ -150,12 +153,17 @@ def _buffers(info: GgufInfo, options: EngineOptions, kv_tokens: int) -> int:
     batch, rows = options.batch_tokens, 2 * options.slots + (0 if options.speculation == "off" else DRAFTED)
     activations = 4 * batch * (2 * inner + 9 * info.embedding_length)
     if options.flash_attention == "off":
-        mask = 4 * batch * _padded(kv_tokens)
+        mask = _mask_cell(options) * _padded(kv_tokens)
         scores = mask * max(_per_layer(info, ".attention.head_count"))
     else:
-        mask, scores = 2 * batch * _padded(kv_tokens), 0
+        mask, scores = _mask_cell(options) * _padded(kv_tokens), 0
     logits = 2 * 4 * rows * info.vocab_size if kv_tokens else 0  # where they are computed, and where they are read
     return mask + max(activations, scores) + logits
+
+
+def _mask_cell(options: EngineOptions) -> int:
+    """For each token of a batch the mask says which tokens of the cache it sees: f16, without flash attention f32."""
+    return (4 if options.flash_attention == "off" else 2) * options.batch_tokens
 
 
 def _copied(info: GgufInfo, options: EngineOptions) -> Iterable[int]:

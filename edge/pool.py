@@ -214,7 +214,8 @@ def _advice(need: Estimate, room: int) -> str:
     """The choices that would fit."""
     choices = []
     left = room - need.weights - need.buffers
-    if need.cell and (tokens := left // need.cell // 256 * 256) >= 256:
+    cell, spread = need.cell + need.mask_cell, need.mask_cell * need.kv_tokens  # buffers shrink with the cache
+    if need.cell and (tokens := (left + spread) // cell // 256 * 256) >= 256:
         choices.append(f"kv_tokens <= {tokens}")
     if need.smaller_cache and left >= need.smaller_cache:
         choices.append("kv_type q8_0")

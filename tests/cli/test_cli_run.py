@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from foreshore.backend import Answer
@@ -42,6 +43,13 @@ def test_json_has_them_too(tiny: Path) -> None:
     assert timings["prefill_tokens_per_s"] > 0
     assert 0 <= timings["gap_p50_s"] <= timings["gap_p99_s"] <= GAP_BOUNDS[-1]
     assert answer["usage"]["cached_tokens"] >= 0
+
+
+@pytest.mark.parametrize(("arguments", "piped"), [([], ""), ([], " \n"), (["-"], ""), ([""], ""), (["--json"], "")])
+def test_no_prompt_is_an_error_and_no_question(tiny: Path, arguments: list[str], piped: str) -> None:
+    result = CliRunner().invoke(app, ["run", str(tiny), *arguments], input=piped)
+    assert result.exit_code == 2
+    assert "there is no prompt" in result.stderr
 
 
 def test_every_number_of_a_line() -> None:

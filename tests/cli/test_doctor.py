@@ -30,6 +30,10 @@ def test_a_working_machine_passes_by_a_real_decode(tmp_path: Path) -> None:
     assert set(checks) == {"python", "cpu", "memory", "home", "compiler", "extras", "config", "engine"}
     assert "q4_k_m" in checks["engine"]["text"]
     assert "tok/s" in checks["engine"]["text"]
+    known = "import importlib.metadata as m; print(*m.metadata('foreshore').get_all('Provides-Extra'))"
+    extras = subprocess.run([sys.executable, "-P", "-c", known], capture_output=True, text=True, cwd=tmp_path)
+    told = checks["extras"]["text"].replace(":", ",").replace(";", ",").split(", ")
+    assert set(extras.stdout.split()) <= set(told)
 
 
 def test_a_broken_config_is_an_error_with_its_place(tmp_path: Path) -> None:

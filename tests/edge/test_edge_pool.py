@@ -160,6 +160,11 @@ def test_a_refusal_says_the_numbers_and_unloads_nothing() -> None:
     with pytest.raises(SetupError) as caught:
         models.pool.claim(huge, need(GIB, cache=3 * GIB, cell=1 << 16, smaller_cache=GIB, kv_tokens=49152))
     assert caught.value.hint == "choose kv_tokens <= 32768, kv_type q8_0, or a smaller variant"
+    # Of the buffers, 16 KiB for each token of the cache: with fewer tokens they shrink too.
+    wide = need(GIB, cache=3 * GIB, buffers=GIB, cell=1 << 16, kv_tokens=49152, mask_cell=1 << 14)
+    with pytest.raises(SetupError) as caught:
+        models.pool.claim(huge, wide)
+    assert caught.value.hint == "choose kv_tokens <= 22784, or a smaller variant"
     assert models.loaded == {"small"}
     assert models.tenants["small"].unloads == 0
 

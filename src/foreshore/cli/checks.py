@@ -151,7 +151,7 @@ def _extras(name: str) -> Finding:
     """Which optional parts are installed. None is needed, so none missing is an error."""
     wanted: dict[str, list[str]] = {}
     for line in metadata.requires("foreshore") or []:
-        extra = re.search(r"extra\s*==\s*['\"](\w+)['\"]", line)
+        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
         if extra and not line.startswith("foreshore"):
             wanted.setdefault(extra[1], []).append(re.split(r"[\s\[<>=!~;]", line, maxsplit=1)[0])
     there = [e for e, packages in wanted.items() if all(map(_installed, packages))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from foreshore.backend import Answer, join
 from foreshore.cli.console import INTERRUPTED, err, exit_on_error, out, print_json, show_error
-from foreshore.errors import BackendError, BadRequest
+from foreshore.errors import BackendError, BadRequest, UsageError
 from foreshore.gaps import gap_quantile
 from foreshore.types import Chunk, Message, Timings, Usage
 
@@ -41,15 +41,17 @@ def run(
 
         if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
             prompt = sys.stdin.read().strip()
+        if prompt == "" or (prompt is None and as_json):
+            raise UsageError("there is no prompt", hint="give one as an argument, or by a pipe")
         sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
         with Runtime(model, options=EngineOptions(context_tokens=context, threads=threads)) as runtime:
             if not quiet and not as_json:
                 err.print(f"[dim]{escape(model)} takes {runtime.backend.memory}[/]")
             chat = Chat(runtime, sampling, system, quiet=quiet, as_json=as_json)
-            if prompt is None and not as_json:
+            if prompt is None:
                 chat.converse()
             else:
-                chat.once(prompt or "")
+                chat.once(prompt)
 
 
 class Chat:
@@ -70,6 +72,8 @@ class Chat:
 
     def converse(self) -> None:
         """Read, answer, repeat. Ctrl-C stops the answer; a second one at the prompt leaves."""
+        with suppress(ImportError):  # a Python built without it: lines are then typed as they come
+            import readline  # noqa: F401 - from now on `input` knows arrow keys and earlier lines
         err.print(f"[dim]{escape(HELP)}[/]")
         warned = False
         while True:
