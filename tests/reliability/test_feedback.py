@@ -82,7 +82,7 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no ledger"):
         give(tmp_path / "ledger.sqlite", "a", 1)
     (tmp_path / "text").write_bytes(b"this is no database, whatever its name says" * 100)
-    with pytest.raises(SetupError, match="cannot be used"):
+    with pytest.raises(UsageError, match="is no ledger"):
         give(tmp_path / "text", "a", 1)
     with pytest.raises(UsageError, match="'rumour'"):
         give(tmp_path / "ledger.sqlite", "a", 1, source="rumour")  # type: ignore[arg-type]
