@@ -92,10 +92,6 @@ def test_a_ledger_is_a_trace(tmp_path: Path) -> None:
         (b"\x1f\x8bnot gzip", "cannot be read"),
         (gzip.compress(ROWS.encode())[:-9], "cannot be read"),
         (b"\xff\xfe\x00", "cannot be read"),
-<<<<<<< HEAD
-=======
-        (b"", "is empty"),
->>>>>>> 2bd39712df7aa489836f9da8c6357a3f280a4377
         (b"SQLite format 3\x00 and nothing", "is no ledger"),
         ("{\n", ":1: not JSON"),
         ('{"at": 1}\n[]\n', ":2: an event is a mapping"),
