@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
 
 from foreshore.router.facts import RequestFacts, TargetFacts, answer_tokens
 
 __all__ = ["LEARNT", "cost", "cost_of", "estimated", "rated"]
 
 LEARNT = frozenset({"target.quality", "target.best"})  # fields that come from an estimator
+_REST = tuple(f.name for f in fields(TargetFacts) if f.name not in ("cost", "quality", "best"))
+_values = attrgetter(*_REST)
 
 
 def estimated(
@@ -18,7 +22,7 @@ def estimated(
     """`targets` with `cost`, `quality` and `best` filled in; `quality` as for `rated`."""
     found = rated([(target.name, target.model) for target in targets], quality or {})
     return [
-        replace(target, cost=cost_of(target, facts), quality=probability, best=best)
+        TargetFacts(**_rest(target), cost=cost_of(target, facts), quality=probability, best=best)
         for target, (probability, best) in zip(targets, found, strict=True)
     ]
 
@@ -45,3 +49,8 @@ def cost(facts: RequestFacts, mean: float, input_price: float, output_price: flo
     if not (input_price or output_price):
         return 0.0
     return (facts.prompt_tokens * input_price + answer_tokens(facts, mean) * output_price) / 1e6
+
+
+def _rest(target: TargetFacts) -> dict[str, Any]:
+    """All but what is filled in."""
+    return dict(zip(_REST, _values(target), strict=True))

@@ -24,7 +24,7 @@ def ordered(
     """The names of `targets`, without those too small or down (unless that leaves none); then those of which `where`
     holds, then those likely on time, then by objective, then as preferred."""
     request = scene.request
-    able = [t for t in targets if t.healthy and not (t.context_tokens and _too_long(request, t))]
+    able = [t for t in targets if t.healthy and (not t.context_tokens or _fits(request, t))]
     if len(able) < len(targets):
         able = _able(request, targets, notes)
     names = [t.name for t in able]
@@ -92,14 +92,14 @@ def _filled(values: list[float]) -> list[float]:
     return [v or mean for v in values]
 
 
-def _too_long(facts: RequestFacts, target: TargetFacts) -> bool:
-    """For a context of which the size is known."""
-    return facts.prompt_tokens + answer_tokens(facts, target.answer_tokens) > target.context_tokens
+def _fits(request: RequestFacts, target: TargetFacts) -> bool:
+    """Into a context of which the size is known."""
+    return request.prompt_tokens + answer_tokens(request, target.answer_tokens) <= target.context_tokens
 
 
 def _able(request: RequestFacts, targets: Sequence[TargetFacts], notes: list[Note]) -> list[TargetFacts]:
     """Those that are neither too small nor down, with a reason for each other."""
-    faults = [t.context_tokens > 0 and _too_long(request, t) for t in targets]
+    faults = [t.context_tokens > 0 and not _fits(request, t) for t in targets]
     fit = _without(targets, faults, "estimated too long for its context", notes)
     return _without(fit, [not t.healthy for t in fit], "not healthy", notes)
 

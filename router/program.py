@@ -25,7 +25,7 @@ class Scene(NamedTuple):
 
 Ask = Callable[[int, Scene], bool]  # of the condition with this number; raises where nobody can say
 One = Callable[..., bool]  # of the parts, in the order of `PARTS`
-Each = Callable[[Sequence[TargetFacts], RequestFacts, DeviceFacts, BudgetFacts, ClockFacts], list[bool]]
+Each = Callable[[Sequence[TargetFacts], str, RequestFacts, DeviceFacts, BudgetFacts, ClockFacts], list[str]]
 First = Callable[[Scene], int]
 All = Callable[[Scene], tuple[bool, ...]]
 
@@ -36,9 +36,11 @@ def one_of(condition: ast.expr, helpers: Mapping[str, Any]) -> One:
 
 
 def each_of(condition: ast.expr, helpers: Mapping[str, Any]) -> Each:
-    """Of each target in turn."""
+    """Of each target in turn: "" where it holds, else what is given."""
     loop = ast.comprehension(ast.Name("target", ast.Store()), _name("targets"), [], 0)
-    made: Each = _function(["targets", *Scene._fields], [ast.Return(ast.ListComp(condition, [loop]))], helpers)
+    told = ast.IfExp(condition, ast.Constant(""), _name("otherwise"))
+    body: list[ast.stmt] = [ast.Return(ast.ListComp(told, [loop]))]
+    made: Each = _function(["targets", "otherwise", *Scene._fields], body, helpers)
     return made
 
 

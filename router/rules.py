@@ -94,7 +94,7 @@ class Evaluator:
         """Of each target in turn: "" where it is true, `otherwise` where it is not, or why nobody can say."""
         try:
             if expression.plain is not None:
-                return ["" if holds else otherwise for holds in expression.plain.each(targets, *scene)]
+                return expression.plain.each(targets, otherwise, *scene)
         except Exception:  # of one target at least only CEL can tell
             pass
         found = []
