@@ -67,7 +67,8 @@ def figures(entries: Sequence[Entry], width: float = WIDE) -> list[Figure]:
 
 def _about(entries: Sequence[Entry]) -> str:
     variants = "1 variant" if len(entries) == 1 else f"{len(entries)} variants"
-    compared = f"{variants}, {len(losses(entries))} compared with the model it was made of"
+    count = len(losses(entries))
+    compared = f"{variants}, {count} compared with the model {'it was' if count == 1 else 'they were'} made of"
     found = next((e.card.divergence for e in entries if e.card.divergence), None)
     text = f", on {found.documents:,} documents ({found.tokens:,} tokens) that no calibration used" if found else ""
     intervals = "Small figures are 95 % confidence intervals; one that a picture does not show is smaller than its dot."

@@ -147,6 +147,7 @@ def test_a_page_shows_every_variant_and_needs_nothing_else(tmp_path: Path) -> No
         "-12.5",
         "0.00800",
         "bbbbbbbbbbbb",
+        "compared with the model they were made of",
     ):
         assert part in shown
     assert not {"script", "link", "img", "iframe", "object"} & {tag for tag, _ in page.tags}
