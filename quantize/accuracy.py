@@ -54,6 +54,7 @@ MAX_TOKENS = 400
 BARREN = 200  # questions in a row that were there before: there are no others
 ALTERNATIVES = 5  # at each token, of which its entropy is taken
 ENDLESS = 1 << 62  # tokens
+SILENCE_S = 60.0  # of a worker that is still taken to be alive
 AT_ONCE = 32  # questions before the runtime; it runs half of them side by side
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
@@ -243,7 +244,12 @@ async def _answers(
 def _patient(threads: int | None) -> EngineOptions:
     """Nobody waits for the answers of a measurement: on a machine that is busy they take as long as they take."""
     return EngineOptions(
-        slots=AT_ONCE // 2, threads=threads, queue_limit=AT_ONCE, queue_tokens=ENDLESS, queue_wait_s=math.inf
+        slots=AT_ONCE // 2,
+        threads=threads,
+        queue_limit=AT_ONCE,
+        queue_tokens=ENDLESS,
+        queue_wait_s=math.inf,
+        heartbeat_s=SILENCE_S,
     )
 
 

@@ -11,13 +11,14 @@ from foreshore.disk import sha256
 from foreshore.errors import ModelError, NotFound, UsageError
 from foreshore.manifest import Manifest, Source
 from foreshore.quantize import quality
-from foreshore.quantize.accuracy import Task, accuracy, answered, answers, tasks_for
+from foreshore.quantize.accuracy import Task, accuracy, answered, answers, tasks_for, tasks_sha256
 from foreshore.quantize.builder import build
 from foreshore.quantize.confidences import confidence_card
+from foreshore.quantize.device import this_device
 from foreshore.quantize.onnx import measure as onnx_measure
 from foreshore.quantize.onnx.builder import build_onnx
 from foreshore.quantize.onnx.types import ONNX_F32
-from foreshore.quantize.progress import OnCount, OnProgress, Stage, counter, silent
+from foreshore.quantize.progress import OnCount, OnProgress, Progress, Stage, counter, silent
 from foreshore.quantize.reference import Reference
 from foreshore.quantize.speed import measure_speed
 from foreshore.quantize.texts import Corpus, evaluation_text
@@ -32,6 +33,7 @@ def measure(
     text: Corpus | None = None,
     tasks: Sequence[Task] | None = None,
     threads: int | None = None,
+    again: bool = True,
     store: Store | None = None,
     progress: OnProgress | None = None,
 ) -> list[Manifest]:
@@ -39,11 +41,12 @@ def measure(
 
     Quality is measured against each one's parent, on `text` (default: a shipped one) and, where the model generates and
     `tasks` are given or came with it, on these. The parent is taken from the store, or made again from the source and
-    kept there. Speeds that other devices measured stay in the card; this device's are replaced.
+    kept there. Speeds that other devices measured stay in the card; this device's are replaced. Without `again` a
+    variant that was measured on this device, the same text and the same tasks is left as it is.
     Raises `NotFound`, `UsageError`, `ModelError` or `SetupError`; what was measured before an error stays.
     """
     store = store or Store()
-    yard = _Measurer(text=text, tasks=tasks, threads=threads, store=store, progress=progress or silent)
+    yard = _Measurer(text=text, tasks=tasks, threads=threads, again=again, store=store, progress=progress or silent)
     return [yard.measured(store.sound(ref)) for ref in refs]
 
 
@@ -54,14 +57,18 @@ class _Measurer:
     text: Corpus | None
     tasks: Sequence[Task] | None
     threads: int | None
+    again: bool
     store: Store
     progress: OnProgress
     answered: dict[tuple[Path, int], tuple[bool, ...]] = field(default_factory=dict)
     references: dict[tuple[Path, str], Reference] = field(default_factory=dict)
 
     def measured(self, manifest: Manifest) -> Manifest:
-        parent, variant, ref = self.parent(manifest), self.store.path(manifest), manifest.ref
         text = self.text or evaluation_text(_bundled(manifest.source))
+        if not self.again and self.current(manifest, text):
+            self.progress(Progress(stage="measured", what=manifest.ref))
+            return manifest
+        parent, variant, ref = self.parent(manifest), self.store.path(manifest), manifest.ref
         if manifest.calibration is not None and manifest.calibration.text_sha256 == text.sha256:
             hint = "give another with --text; one that no calibration and no search read"
             raise UsageError(f"{ref} was calibrated on the text that it is to be measured on", hint=hint)
@@ -74,6 +81,18 @@ class _Measurer:
             ref, lambda found: replace(found, card=_with_speed(card, speed, found.card)), labels=labels
         )
 
+    def current(self, manifest: Manifest, text: Corpus) -> bool:
+        """Whether measuring now would measure the same again."""
+        card, parent = manifest.card or Card(), manifest.parent
+        quality = card.divergence or card.similarity
+        here = this_device("onnxruntime" if _onnx(manifest) else "llama.cpp").fingerprint
+        if quality is None or here not in [speed.device.fingerprint for speed in card.speeds]:
+            return False
+        tasks = self.tasks_of(manifest) if card.divergence else ()
+        asked = card.accuracy.tasks_sha256 if card.accuracy else None
+        same_parent = parent is None or quality.parent_sha256 == parent.sha256
+        return same_parent and quality.text_sha256 == text.sha256 and asked == (tasks_sha256(tasks) if tasks else None)
+
     def generating(
         self, parent: Path, variant: Path, text: Corpus, tasks: Sequence[Task], ref: str
     ) -> tuple[Card, str | None]:
@@ -81,7 +100,7 @@ class _Measurer:
         card = Card(divergence=self.divergence(parent, variant, text, ref))
         if not tasks:
             return card, None
-        before = self.parent_right(parent, tasks)
+        before = self.parent_right(parent, tasks, ref)
         said = answered(variant, tasks, threads=self.threads, progress=self.counter("answers", ref))
         confidence, labels = confidence_card(tasks, said)
         return replace(card, accuracy=accuracy(tasks, [a.right for a in said], before), confidence=confidence), labels
@@ -132,10 +151,11 @@ class _Measurer:
         told = self.counter("quality", ref)
         return quality.measure_similarity(parent, variant, text, threads=self.threads, progress=told)
 
-    def parent_right(self, parent: Path, tasks: Sequence[Task]) -> Sequence[bool]:
+    def parent_right(self, parent: Path, tasks: Sequence[Task], ref: str) -> Sequence[bool]:
         key = (parent, id(tasks))
         if key not in self.answered:
-            self.answered[key] = answers(parent, tasks, threads=self.threads)
+            told = self.counter("answers", f"{ref}'s parent")
+            self.answered[key] = answers(parent, tasks, threads=self.threads, progress=told)
         return self.answered[key]
 
     def tasks_of(self, manifest: Manifest) -> Sequence[Task]:

@@ -21,6 +21,7 @@ Stage = Literal[
     "speed",  # runs
     "wait",  # another process builds the same variant
     "reuse",  # the variant was there, equal in source, recipe and tools
+    "measured",  # the variant's card has just what would be measured
     "ready",  # the variant is in the store
 ]
 COUNTED = frozenset({"calibrate", "search", "reference", "quality", "answers", "speed"})

@@ -132,6 +132,14 @@ def test_measuring_fills_the_card(mix: Manifest, folder: Path, tmp_path: Path) -
     parent = store.get("tiny:f16")
     assert parent.state == "ready", "it is the parent itself, kept to be measured against"
     assert store.get(q8.ref).card == large
+    (kept,) = measure([q8.ref], text=HELD_OUT, again=False, progress=(told := Seen()))
+    assert kept.card == large
+    assert told.of("measured") == [q8.ref]
+    assert told.of("quality") == []
+    (other,) = measure([q8.ref], text=CALIBRATION, again=False)
+    assert other.card
+    assert other.card.divergence
+    assert other.card.divergence.text_sha256 == CALIBRATION.sha256, "what was measured was on another text"
     (again,) = measure([q8.ref], text=HELD_OUT)
     assert again.card
     assert len(again.card.speeds) == 1, "this device's speed was replaced"

@@ -57,12 +57,12 @@ class Measures:
     def asked(self) -> bool:
         return (self.text, self.tasks, self.owner) != (None, None, None)
 
-    def take(self, refs: Sequence[str], told: Reporter) -> list[Manifest]:
-        """Measure the variants, and have the gate decide over each if there is an owner."""
+    def take(self, refs: Sequence[str], told: Reporter, again: bool = True) -> list[Manifest]:
+        """Measure the variants, `again` too, and have the gate decide over each if there is an owner."""
         from foreshore.quantize.cards import measure
         from foreshore.quantize.gate import promote
 
-        made = measure(refs, text=self.text, tasks=self.tasks, progress=told)
+        made = measure(refs, text=self.text, tasks=self.tasks, again=again, progress=told)
         if self.owner is None:
             return made
         judged = [promote(Store(), m.ref, self.owner, self.gate) for m in made]

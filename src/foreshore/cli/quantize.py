@@ -54,7 +54,7 @@ def quantize(
     owner: Annotated[str | None, typer.Option(help="Who answers for promoting what passes the gate.")] = None,
     report: Annotated[Path | None, typer.Option(help=REPORT)] = None,
     requantize: Annotated[bool, typer.Option("--requantize", help="Allow a source that is quantized already.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Build again what is up to date.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build and measure again what is up to date.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Build on-device variants of a model and keep them in the model store.
@@ -73,7 +73,7 @@ def quantize(
         with reporting() as told:
             made = plan.build(source, name, {**shared, "progress": told}, imatrix, requantize)
             if measure or report or measures.asked:
-                made = measures.take([m.ref for m in made], told)
+                made = measures.take([m.ref for m in made], told, again=force)
         if report:
             write(made[0].name, report)
         show(made, told.reused, as_json)

@@ -33,6 +33,8 @@ class Reporter:
         elif step.stage == "reuse":
             self.reused.add(step.what)
             self.bars.console.print(f"[green]up to date[/] {escape(step.what)}")
+        elif step.stage == "measured":
+            self.bars.console.print(f"[green]measured before[/] {escape(step.what)}")
         elif step.stage == "wait":
             self.bars.console.print(f"waiting: another process builds {escape(step.what)}")
         elif step.stage == "ready":
