@@ -102,6 +102,9 @@ def _refuse_grammars(request: Request) -> None:
         raise _refused("response_format", f"the format {kind!r}")
     if request.tool_choice not in (None, "auto", "none"):
         raise _refused("tool_choice", f"tool_choice {request.tool_choice!r:.80}")
+    functions = [tool.get("function") for tool in request.tools if isinstance(tool, Mapping)]
+    if request.tool_choice != "none" and any(isinstance(f, Mapping) and f.get("strict") for f in functions):
+        raise _refused("tools", "a strict tool")
 
 
 def _refuse_samplers(sampling: Sampling) -> None:

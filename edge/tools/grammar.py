@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from foreshore.edge.grammar.free_text import free_rules
 from foreshore.edge.grammar.gbnf import literal
 from foreshore.edge.grammar.json_schema import schema_rules
 from foreshore.edge.tools.formats import ToolFormat
 from foreshore.errors import BadRequest
 
-__all__ = ["call_grammar"]
+__all__ = ["call_grammar", "free_grammar"]
 
 _NARROWS = frozenset({"pattern", "format", "minLength", "maxLength"})
 _FREE_TEXT = "[^<]+"  # between tags, where text stands as it is: what begins no tag
@@ -28,6 +29,18 @@ def call_grammar(form: ToolFormat, tools: Mapping[str, Mapping[str, Any]]) -> st
         written = json.dumps(name, ensure_ascii=False)[1:-1] if form.objects else name
         calls.append(f"{literal(before.replace('{name}', written))} {root} {literal(after)}")
     return f"root ::= {' | '.join(calls)}\n{rules}"
+
+
+def free_grammar(form: ToolFormat, tools: Mapping[str, Mapping[str, Any]]) -> str:
+    """Text, and in it any number of calls of `tools`, each as `call_grammar` has it.
+
+    Where a call may begin an answer without a tag, an answer that begins with a brace is one.
+    """
+    calls = call_grammar(form, tools).replace("root ::=", "call ::=", 1)
+    rules = free_rules(form.opens, None if form.bare else "call")
+    # Without its tag a call begins at the first brace; `free1` is where the tag's first letter leads.
+    root = '[ \\n]* (call | [^{< \\n] free0 | "<" free1)?' if form.bare else "free0"
+    return "\n".join([f"root ::= {root}", *(f"{name} ::= {body}" for name, body in rules.items()), calls])
 
 
 def _tagged(form: ToolFormat, tools: Mapping[str, Mapping[str, Any]]) -> str:
@@ -52,7 +65,7 @@ def _text(tool: str, key: str, schema: Mapping[str, Any]) -> str:
     if narrowed:
         raise BadRequest(
             f"{narrowed[0]!r} of parameter {key!r} of {tool!r} cannot be enforced in this model's format of calls",
-            hint="leave it out, or let the model choose (tool_choice auto)",
+            hint="leave it out, or let the model choose (tool_choice auto, and not strict)",
             param="tools",
         )
     values = [schema["const"]] if "const" in schema else schema.get("enum")

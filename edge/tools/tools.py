@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foreshore.edge.tools.formats import ToolFormat
-from foreshore.edge.tools.grammar import call_grammar
+from foreshore.edge.tools.grammar import call_grammar, free_grammar
 from foreshore.errors import BadRequest
 
 __all__ = ["Toolbox"]
@@ -17,10 +17,12 @@ _ANYTHING: Mapping[str, Any] = {"type": "object"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolbox:
-    """`parameters` has each function's JSON schema by its name."""
+    """`parameters` has each function's JSON schema by its name; of those in `strict` it holds whenever they are
+    called."""
 
     form: ToolFormat
     parameters: Mapping[str, Mapping[str, Any]]
+    strict: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, form: ToolFormat, tools: Sequence[Mapping[str, Any]]) -> Toolbox:
@@ -34,15 +36,20 @@ class Toolbox:
                     f"the parameters of {function['name']!r} are {schema!r:.80}; they must be an object", param="tools"
                 )
             parameters[function["name"]] = schema
-        return cls(form=form, parameters=parameters)
+        strict = frozenset(tool["function"]["name"] for tool in tools if tool["function"].get("strict"))
+        return cls(form=form, parameters=parameters, strict=strict)
 
     def grammar(self, choice: str | Mapping[str, Any] | None) -> str | None:
-        """A grammar that makes the model call a tool, `None` where it may choose for itself.
+        """A grammar that makes the model call a tool, or holds its calls to strict schemas; `None` where neither is
+        asked for.
 
         `choice` is OpenAI's `tool_choice`. Raises `BadRequest` for a function that is not there.
         """
-        if choice in (None, "auto", "none"):
+        if choice == "none" or (choice in (None, "auto") and not self.strict):
             return None
+        if choice in (None, "auto"):
+            held = {name: schema if name in self.strict else _ANYTHING for name, schema in self.parameters.items()}
+            return free_grammar(self.form, held)
         name = None if choice == "required" else _named(choice)
         wanted = {n: schema for n, schema in self.parameters.items() if name in (None, n)}
         if not wanted:

@@ -249,6 +249,7 @@ def test_every_byte_comes_back(folder: Path) -> None:
         ("response_format", {"response_format": {"type": "json_object"}}),
         ("response_format", {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}),
         ("tool_choice", {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}),
+        ("tools", {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}),
         ("dry_multiplier", {"dry_multiplier": 0.8}),
         ("samplers", {"samplers": ("infill", "top_k")}),
     ],

@@ -13,10 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreshore.edge import EngineOptions, Runtime
+from foreshore.edge.grammar.grammar import Grammar
 from foreshore.edge.parse import AnswerParser, Piece
 from foreshore.edge.tools.formats import FORMATS, HERMES, TAGS, ToolFormat, tool_format
 from foreshore.edge.tools.tools import Toolbox
+from foreshore.edge.vocab import Vocab
 from foreshore.errors import BadRequest
+from tests.edge.bare_vocab import bare_vocab, quiet
 
 Parsed = tuple[str, str, list[tuple[str, str]]]
 ADD = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "required": ["a"]}
@@ -346,6 +349,52 @@ def test_a_required_call_is_written_in_the_models_own_format(runtime: Runtime, f
                 assert arguments["colour"] in COLOUR["enum"]
                 assert arguments["times"] in range(1, 13)
                 assert isinstance(arguments.get("dry", True), bool)
+
+
+def follows(vocab: Vocab, grammar: str, text: str) -> bool:
+    """Whether an answer may be `text`, written byte by byte."""
+    native = Grammar(grammar, vocab)
+    try:
+        for token in vocab.tokenize(text, special=False):
+            if not native.allows(token):
+                return False
+            native.accept(token)
+        return native.allows(vocab.tokenize("<|end|>", special=True)[0])
+    finally:
+        native.close()
+
+
+def strictly(name: str) -> str:
+    """The grammar of a model that may call `add`, strictly, or `rest`."""
+    add = {"type": "function", "function": {"name": "add", "parameters": ADD, "strict": True}}
+    found = Toolbox.of(BY_NAME[name], [add, {"type": "function", "function": {"name": "rest"}}]).grammar("auto")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
+def test_a_strict_tool_is_called_rightly_or_not_at_all(form: ToolFormat, tmp_path: Path) -> None:
+    if form.name == "glm":
+        before, after = "<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>", "</arg_value>\n</tool_call>"
+        good, bad, other = "1", "x", None
+    elif form.name == "qwen-coder":
+        before = "<tool_call>\n<function=add>\n<parameter=a>\n"
+        good, bad, after, other = "1", "x", "\n</parameter>\n</function>\n</tool_call>", None
+    else:
+        before, after = form.spelled
+        good, bad, other = '{"a": 1}', '{"a": "x"}', before.replace("{name}", "rest") + '{"any": []}' + after
+        before = before.replace("{name}", "add")
+    quiet()
+    with bare_vocab(tmp_path, 400) as vocab:
+        grammar = strictly(form.name)
+        begin = "" if form.bare else "I see: a < b, <tool. "
+        assert follows(vocab, grammar, f"{begin}{before}{good}{after}")
+        assert not follows(vocab, grammar, f"{begin}{before}{bad}{after}")
+        assert not follows(vocab, grammar, f"{begin}{form.opens[0]}nonsense")
+        assert follows(vocab, grammar, "no call at all, <tool_cal or [TOOL")
+        assert follows(vocab, grammar, "")
+        assert other is None or follows(vocab, grammar, begin + other)
+        assert form.bare or follows(vocab, grammar, f"{before}{good}{after} and {before}{good}{after}\n")
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", None])
