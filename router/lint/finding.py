@@ -11,7 +11,7 @@ from foreshore.router.lint.values import Values
 
 __all__ = ["SHIPPED", "Code", "Finding", "in_words", "telling"]
 
-Code = Literal["type", "never", "always", "fails", "unreachable", "shadowed", "contradiction", "unused"]
+Code = Literal["type", "never", "always", "fails", "unreachable", "shadowed", "contradiction", "unused", "unchecked"]
 SHIPPED = "policy "  # what the place of a shipped policy's expression begins with
 
 

@@ -14,9 +14,11 @@ from foreshore.router.policy import Rule
 
 __all__ = ["rules", "targets"]
 
+MANY = 40  # rules
+
 
 def rules(reach: Reach) -> Iterator[Finding]:
-    for i, rule in enumerate(reach.policy.rules):
+    for i, rule in enumerate(reach.policy.rules[:MANY]):
         if rule.when.where.startswith(SHIPPED) or never(reach, [term_of(rule.when.source)], TRUE):
             continue
         earlier = reach.policy.rules[:i]
@@ -26,9 +28,14 @@ def rules(reach: Reach) -> Iterator[Finding]:
         elif isinstance(solve(both(answers, reach.comes_to(rule)), reach.domain), Nothing):
             covering = _covering(reach, rule, earlier)
             yield _unreachable(rule, f"wherever it holds, {_named(covering)} decides first")
-        elif wider := [e for e in earlier if _implies(reach, rule, [e])]:
-            what = f"holds only where {wider[0].name!r} does: it decides only where the constraints leave that none"
+        elif wider := next((e for e in earlier if _implies(reach, rule, [e])), None):
+            what = f"holds only where {wider.name!r} does: it decides only where the constraints leave that none"
             yield Finding(code="shadowed", where=rule.when.where, message=what, serious=False)
+    if left := reach.policy.rules[MANY:]:
+        what = (
+            f"{len(left)} rules from here on are not checked for being reached: {MANY} are, of more it takes too long"
+        )
+        yield Finding(code="unchecked", where=left[0].when.where, message=what, serious=False)
 
 
 def _unreachable(rule: Rule, why: str) -> Finding:
@@ -36,7 +43,11 @@ def _unreachable(rule: Rule, why: str) -> Finding:
 
 
 def _covering(reach: Reach, rule: Rule, earlier: Sequence[Rule]) -> Sequence[Rule]:
-    """The fewest of `earlier`, dropped one by one, that together hold wherever `rule` does; all where none suffice."""
+    """One of `earlier` that holds wherever `rule` does, else the fewest, dropped one by one, that together do; all
+    where none suffice."""
+    for one in earlier:
+        if _implies(reach, rule, [one]):
+            return [one]
     needed = list(earlier)
     for one in earlier:
         fewer = [r for r in needed if r is not one]

@@ -86,7 +86,6 @@ class _Search:
                 looking.setdefault(slot, []).append(atom)
         self._settled = {a for a in self._atoms if len(a.slots) == 1 and domain.settles(next(iter(a.slots)), a)}
         self._cells = {slot: domain.distinct(slot, tuple(atoms)) for slot, atoms in looking.items()}
-        self._known: dict[tuple[Atom, tuple[Any, ...]], int] = {}
         self._hopes = {atom: self._hope(atom) for atom in self._atoms}
         self._now: dict[Slot, Cell] = {}
         self._guessed: dict[Atom, int] = {}
@@ -183,10 +182,7 @@ class _Search:
         return bounded(atom, ranges) or atom.can
 
     def _ask(self, atom: Atom, given: tuple[Any, ...]) -> int:
-        key = (atom, tuple(map(repr, given)))
-        if key not in self._known:
-            self._known[key] = outcome(atom, dict(zip(atom.slots, given, strict=True)))
-        return self._known[key]
+        return outcome(atom, dict(zip(atom.slots, given, strict=True)))
 
     def _hope(self, atom: Atom) -> int:
         """What a settled atom gives over all cells; what any other may give."""

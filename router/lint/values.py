@@ -22,6 +22,8 @@ from foreshore.router.lint.fields import FIELDS, LABELS, Field
 
 __all__ = ["Domain", "Values", "outcome"]
 
+MOST_KNOWN = 200_000  # outcomes kept: asking the engine costs more than all else
+_KNOWN: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
 WHOLE = 64  # integers: a range of so many is taken whole
 _UNSCANNED = LABELS[:4]
 Values = Mapping[Slot, Any]
@@ -116,7 +118,12 @@ class Domain:
 
 def outcome(atom: Atom, values: Values) -> int:
     """What the engine makes of `atom`, `values` having all its slots."""
-    return _run(atom.text, _variables(values, atom.slots))
+    key = (atom.text, tuple(sorted((slot.path, repr(values[slot])) for slot in atom.slots)))
+    if key not in _KNOWN:
+        if len(_KNOWN) >= MOST_KNOWN:
+            _KNOWN.clear()
+        _KNOWN[key] = _run(atom.text, _variables(values, atom.slots))
+    return _KNOWN[key]
 
 
 def _run(text: str, variables: Mapping[str, Any]) -> int:

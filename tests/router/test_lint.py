@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from foreshore.cli import app
-from foreshore.config import parse_config
+from foreshore.config import Config, parse_config
 from foreshore.router.library import NAMES
 from foreshore.router.lint.finding import Finding
 from foreshore.router.lint.lint import Report, lint
@@ -224,3 +224,12 @@ def test_a_property_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
     assert code == 2
     assert "did you mean 'tenant'?" in told
     assert run(tmp_path, "", "--no-egress", "target.local")[0] == 2
+
+
+def test_of_very_many_rules_the_first_are_checked_for_being_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foreshore.router.lint.rules.MANY", 3)  # of 40 it takes seconds
+    rules = [{"name": f"r{i}", "when": f"request.prompt_tokens == {i}", "prefer": ["edge"]} for i in range(5)]
+    config = Config.model_validate({"targets": {"edge": {"kind": "local", "model": "m"}}, "rules": rules})
+    found = lint(config, Policy(config)).findings
+    assert [(f.code, f.serious, "'r3'" in f.where) for f in found] == [("unchecked", False, True)]
+    assert "2 rules from here on are not checked" in found[0].message
