@@ -234,12 +234,22 @@ def _drawn(rng: np.random.Generator, resamples: int, count: int) -> Numbers:
     return np.bincount(places.reshape(-1), minlength=resamples * count).reshape(resamples, count).astype(np.float64)
 
 
+def _largest_weight(row: Row) -> float:
+    """That the row could have had, whatever had been drawn: of the actions that were possible the others share what the
+    taken one leaves, each as likely, as in `decide.by_chance`."""
+    taken = row.propensity or 1.0
+    others = (row.possible or frozenset()) - {row.action}
+    each = min(taken, (1 - taken) / len(others)) if others else 0.0
+    drawn = [row.new.get(action, 0.0) / each for action in others if each > 0]
+    return max([row.new.get(row.action, 0.0) / taken, *drawn])
+
+
 def _bernstein(rows: Sequence[Row], values: Numbers) -> Interval:
     """For values from 0 to the largest weight that any row could have had."""
     count = len(values)
     if count < 2:
         return Interval(value=float(values.mean()), low=0.0, high=math.inf)
-    largest = max(1 / (row.propensity or 1.0) for row in rows)
+    largest = max(map(_largest_weight, rows))
     term = math.log(2 / 0.025)  # both sides, each with 2.5 %
     value, variance = float(values.mean()), float(values.var(ddof=1))
     half = math.sqrt(2 * variance * term / count) + 7 * largest * term / (3 * (count - 1))

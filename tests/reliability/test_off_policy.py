@@ -80,6 +80,18 @@ def test_the_bernstein_bound_is_wide_and_never_wrong(found: list[Evaluation]) ->
     assert all(b.low <= one.ips.low for b, one in zip(bounds, found, strict=True))
 
 
+def test_the_bernstein_bound_counts_with_weights_that_no_row_happens_to_have() -> None:
+    """Of 200 requests none was explored, yet one in two hundred could have weighed two hundred."""
+    edge, cloud = {"edge": 1.0}, {"cloud": 1.0}
+    usual = Row(action="edge", propensity=0.995, reward=1.0, new=edge, possible=frozenset({"edge", "cloud"}))
+    rows = [usual] * 199
+    same = evaluate([*rows, usual]).bernstein
+    other = evaluate([*rows, replace(usual, new=cloud)]).bernstein
+    assert same is not None
+    assert other is not None
+    assert other.high - other.low > 50 * (same.high - same.low)
+
+
 def test_the_logged_policy_itself_is_estimated_as_it_was() -> None:
     rows = [replace(row, new={row.action: 1.0}, propensity=1.0) for row in simulated(200, 1)]
     one = evaluate(rows)
