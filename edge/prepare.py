@@ -201,7 +201,7 @@ class Preparer:
         if ours is None and tools is not None:
             ours = tools.grammar(request.tool_choice)
         if ours is not None and sampling.grammar is not None:
-            raise BadRequest("grammar and a JSON format, a required or a strict tool exclude each other", param="grammar")
+            raise BadRequest("grammar excludes a JSON format, a required and a strict tool", param="grammar")
         if ours is not None:
             # A model that thinks does so first; the format holds for the answer after it.
             ours = _ANSWER + ours.replace("root ::=", "answer ::=", 1) if thinking else ours
