@@ -117,7 +117,7 @@ def _block(stepper: Any, clock: _Clock, steps: int, streams: int, sink: socket.s
     for _ in range(steps):
         events = stepper.step()
         chunks = tuple((i, e) for i, e in events if not isinstance(e, ForeshoreError))
-        sink.sendall(encode(Results(chunks=chunks, load=stepper.load)))
+        sink.sendall(encode(Results(chunks=chunks, load=stepper.report())))
         drawn += len(chunks)
     seconds = time.perf_counter() - begun - (clock.seconds - inside)
     if clock.calls - calls != steps or drawn != steps * streams:

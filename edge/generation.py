@@ -55,6 +55,8 @@ class Generation:
         if self._vocab.is_end(token) and not self._ignore_end:
             return self._end("stop")
         text = self._stream.push(self._vocab.piece(token))
+        if self._is_plain(text):
+            return Chunk(text=text) if text else None
         piece = self._parse(text)
         entry = () if self._logprobs is None else (logprobs(row, token, self._logprobs, self._vocab),)
         if self._stream.stopped or self.sequence.exhausted:
@@ -62,6 +64,12 @@ class Generation:
         if not piece and not entry:
             return None
         return Chunk(text=piece.text, reasoning=piece.reasoning, tool_calls=piece.tool_calls, logprobs=entry)
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether the usual way is enough: the answer goes on, and its text is all there is to show."""
+        if self._logprobs is not None or self._stream.stopped or self.sequence.exhausted:
+            return False
+        return self._parser is None or self._parser.is_plain(text)
 
     def _tick(self, now: float) -> None:
         if self._first:

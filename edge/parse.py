@@ -55,13 +55,13 @@ class AnswerParser:
         return self._state == "reasoning"
 
     def push(self, text: str) -> Piece:
-        if self._is_plain(text):
+        if self.is_plain(text):
             return Piece(text=text)
         self._buffer += text
         return _join(self._drain(final=False))
 
-    def _is_plain(self, text: str) -> bool:
-        """Whether `text` is shown as it comes: most of an answer is, and so costs next to nothing."""
+    def is_plain(self, text: str) -> bool:
+        """Whether `push` would only give `text` back: as of most of an answer, which so costs next to nothing."""
         if self._state != "content" or self._buffer or self._bare:
             return False
         return not self._opens or not (self._signs.intersection(text) or text[-1:].isspace())

@@ -41,7 +41,6 @@ __all__ = [
 
 MAX_MESSAGE = 256 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
-_TEXT = ["text"]
 _LOAD = tuple(field.name for field in fields(Load))
 _load_values = attrgetter(*_LOAD)
 _rest = attrgetter(*(field.name for field in fields(Chunk) if field.name != "text"))
@@ -142,7 +141,7 @@ class Results:
 
     chunks: tuple[tuple[str, Chunk], ...] = ()
     failures: tuple[tuple[str, Failure], ...] = ()
-    load: Load
+    load: Load | None = None  # None: hardly another than before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,16 +202,18 @@ def unframe(buffer: bytearray) -> Iterator[bytes]:
 
 
 def _plain_results(results: Results) -> dict[str, Any]:
-    chunks = [(i, {"text": c.text} if _is_text(c) else _plain(c)) for i, c in results.chunks]
+    chunks = [(i, c.text if _is_text(c) else _plain(c)) for i, c in results.chunks]
     failures = [(i, _plain(failure)) for i, failure in results.failures]
-    return {"chunks": chunks, "failures": failures, "load": _load_values(results.load)}
+    load = None if results.load is None else _load_values(results.load)
+    return {"chunks": chunks, "failures": failures, "load": load}
 
 
 def _build_results(value: dict[str, Any]) -> Results:
+    load = value["load"]
     return Results(
-        chunks=tuple((i, Chunk(text=c["text"]) if [*c] == _TEXT else _build(Chunk, c)) for i, c in value["chunks"]),
-        failures=tuple((i, _build(Failure, failure)) for i, failure in value["failures"]),
-        load=Load(**dict(zip(_LOAD, value["load"], strict=True))),
+        chunks=tuple([(i, Chunk(text=c) if type(c) is str else _build(Chunk, c)) for i, c in value["chunks"]]),
+        failures=tuple([(i, _build(Failure, failure)) for i, failure in value["failures"]]),
+        load=None if load is None else Load(**dict(zip(_LOAD, load, strict=True))),
     )
 
 

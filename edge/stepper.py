@@ -30,6 +30,7 @@ __all__ = ["Event", "Stepper"]
 
 KEPT_BESIDE = 0  # tokens of ended sequences that stay in the cache beside running ones: bringing them back is cheaper
 SHORT_STEP = 64  # tokens; not worth stopping
+REPORT_S = 0.1  # how old a load may be while nobody comes or goes
 Event = tuple[str, Chunk | ForeshoreError]  # request id; an error ends its stream
 
 
@@ -50,6 +51,8 @@ class Stepper:
         self._generations: dict[str, Generation] = {}
         self._steps = 0
         self._busy_s = self._native_s = 0.0
+        self._reported: tuple[int, int] | None = None  # who waited and ran at the last report
+        self._report_due = 0.0
         self._apart: str | None = None  # the deterministic request whose tokens are in the context for these
         self.due: float | None = None  # when to stop the step that runs now, for most of it will be of no use
         self.computing: frozenset[str] = frozenset()  # the requests in the step that runs now
@@ -78,6 +81,15 @@ class Stepper:
             drafted=self._speculator.drafted if self._speculator else 0,
             accepted=self._speculator.accepted if self._speculator else 0,
         )
+
+    def report(self) -> Load | None:
+        """`load`, unless a report a moment ago said nearly the same: making and sending it takes a while. What was done
+        by the time that all is done is always said."""
+        now, present = self._clock(), (self._scheduler.queue + self._embeddings.waiting, len(self._scheduler.running))
+        if present == self._reported and now < self._report_due and not self.idle:
+            return None
+        self._reported, self._report_due = present, now + REPORT_S
+        return self.load
 
     def submit(self, prepared: Prepared) -> None:
         """Raises `Overloaded`, or `BadRequest` where its grammar cannot be read."""

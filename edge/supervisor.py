@@ -242,7 +242,7 @@ class Supervisor:
         """Hand a step's results out, waking each event loop once."""
         touched: list[Subscription] = []
         with self._lock:
-            self.load = results.load
+            self.load = results.load or self.load
             items: list[tuple[str, Chunk | ForeshoreError]] = [
                 *results.chunks,
                 *((i, failure.error(self._target)) for i, failure in results.failures),

@@ -7,6 +7,7 @@ one ends a step that would pass a deadline. It ends when the socket closes, so t
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import queue
 import select
@@ -87,6 +88,7 @@ class Worker:
         loaded = load(Path(start.path), start.options)
         self._prepared, self._stepper = loaded.prepare, loaded.steps
         self._loaded = True
+        gc.freeze()  # what is there by now stays: a collection amid a step need not look at it
         return loaded.info
 
     def _turn(self) -> None:
@@ -111,7 +113,7 @@ class Worker:
             Results(
                 chunks=tuple((i, e) for i, e in events if not isinstance(e, ForeshoreError)),
                 failures=tuple((i, Failure.of(e)) for i, e in events if isinstance(e, ForeshoreError)),
-                load=self._stepper.load,
+                load=self._stepper.report(),
             )
         )
 

@@ -42,6 +42,7 @@ MESSAGES: list[Message] = [
     Cancel(id="7"),
     Ping(number=0),
     Results(chunks=(("1", CHUNK), ("2", Chunk(index=3, embedding=(0.5, -1.0)))), load=Load(waiting=2)),
+    Results(chunks=(("1", Chunk(text="")), ("2", Chunk(text='"\u2028')))),
     Results(failures=(("1", Failure.of(BadRequest("no", hint="h", param="p"))),), load=Load()),
 ]
 

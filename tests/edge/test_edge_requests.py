@@ -230,6 +230,17 @@ def test_prompts_it_cannot_read_are_refused(runtime: Runtime, prompt: Any) -> No
     assert caught.value.param == "prompt"
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_load_that_comes_with_the_last_token_knows_of_all_steps(runtime: Runtime, deterministic: bool) -> None:
+    for tokens in (1, 4, 2):
+        before = runtime.load().steps
+        extra = {"ignore_eos": True}
+        runtime.complete("hello", max_tokens=tokens, temperature=0, deterministic=deterministic, extra=extra)
+        load = runtime.load()
+        assert (load.running, load.waiting) == (0, 0)
+        assert load.steps >= before + tokens
+
+
 def test_closing_a_stream_stops_the_work(runtime: Runtime) -> None:
     stream = runtime.stream_complete("hello", max_tokens=1000, extra={"ignore_eos": True})
     next(stream)
