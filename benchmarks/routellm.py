@@ -37,6 +37,7 @@ from benchmarks.routellm_rows import (
 from benchmarks.row import Row, Target
 from foreshore.cli.bench import machine
 from foreshore.cli.console import exit_on_error, out, print_json
+from foreshore.errors import UsageError
 
 __all__ = ["TARGETS", "main"]
 
@@ -129,6 +130,8 @@ def _show(rows: Rows) -> None:
 def main(argv: list[str] | None = None) -> None:
     options = _options(argv)
     with exit_on_error():
+        if options.most is not None and options.most < 1:
+            raise UsageError(f"--most is {options.most!r}; it must be at least 1")
         tables = read_all(options.data)
         if most := QUICK if options.quick else options.most:
             tables = {name: table.drawn(most, options.seed) for name, table in tables.items()}
