@@ -117,7 +117,9 @@ def _check_support(rows: Sequence[Row], weights: Numbers, effective: float) -> N
         raise UsageError(what, hint="log with learning.explore above 0, so that every action is tried now and then")
     if effective < MIN_EFFECTIVE:
         what = f"{len(rows)} rows are worth {effective:.1f} of equal weight, fewer than {MIN_EFFECTIVE:g}"
-        raise UsageError(f"{what}: the policies seldom agree", hint="log more decisions, or explore more")
+        few = effective > len(rows) / 2
+        why = "there are too few decisions" if few else "the policies seldom agree"
+        raise UsageError(f"{what}: {why}", hint="log more decisions" if few else "log more decisions, or explore more")
     mean, error = float(weights.mean()), float(weights.std() / math.sqrt(len(weights)))
     if abs(mean - 1) > SURE * error + 0.05:
         what = f"the weights average {mean:.3f} (standard error {error:.3f}), and not 1"

@@ -184,7 +184,8 @@ def complete(config: Config, speeds: Mapping[str, LocalSpeed | CloudSpeed]) -> d
             raise UsageError(f"the speeds name a target that the config does not: {name!r}", hint=hint)
     for name, spec in config.targets.items():
         if name not in speeds:
-            hint = "write them into a file and name it: --speed SPEEDS.yaml; docs/simulate.md has an example"
+            hint = "write it into a file and name that: --speed SPEEDS.yaml; docs/simulate.md has an example"
+            hint = f"measure it: foreshore models measure {spec.model}; or {hint}" if spec.local else hint
             raise UsageError(f"nothing is known of the speed of target {name!r}", hint=hint)
         if (speeds[name].kind == "local") != spec.local:
             raise UsageError(f"target {name!r} is of kind {spec.kind!r}, but its speeds are {speeds[name].kind!r}")
