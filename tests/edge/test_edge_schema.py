@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreshore.backend import Answer
@@ -26,6 +26,7 @@ from foreshore.edge.grammar.json_ranges import integers
 from foreshore.edge.grammar.json_schema import any_json_grammar, schema_grammar
 from foreshore.errors import BadRequest
 
+QUICK = settings(max_examples=60, deadline=None)
 INT = {"type": "integer", "minimum": 0, "maximum": 3}
 NEXT = {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}
 NODE = {
@@ -183,6 +184,7 @@ def test_a_schema_that_nests_too_deep_is_refused() -> None:
         schema_grammar(schema)
 
 
+@QUICK
 @given(st.integers(-(10**6), 10**6), st.integers(0, 10**6), st.integers(-(2 * 10**6), 2 * 10**6))
 def test_a_range_holds_exactly_its_numbers(low: int, more: int, other: int) -> None:
     """The digits' expression, read as a regular expression: it is in the notation that both share."""
@@ -213,6 +215,7 @@ def expression(grammar: str) -> re.Pattern[str]:
 NUMBERS = st.decimals(-1000, 1000, places=3) | st.decimals(-1, 1, places=1) | st.integers(-12, 12).map(Decimal)
 
 
+@QUICK
 @given(
     st.none() | st.builds(Bound, NUMBERS, st.booleans()),
     st.none() | st.builds(Bound, NUMBERS, st.booleans()),
@@ -238,6 +241,7 @@ def test_no_number_is_written_that_a_double_would_round_over_its_bound() -> None
     assert not pattern.fullmatch("99." + "9" * (PLACES - 1))
 
 
+@QUICK
 @given(st.sets(st.text("ab-]^", max_size=4), min_size=1, max_size=5), st.text("abc-]^", max_size=5))
 def test_a_key_that_is_none_of_those_named(names: set[str], key: str) -> None:
     pattern = expression(other_keys(sorted(names), lambda body: f"({body})"))
@@ -265,6 +269,7 @@ ODD = st.recursive(
 )
 
 
+@QUICK
 @given(st.dictionaries(st.sampled_from(WORDS), ODD, max_size=4))
 def test_any_schema_gives_a_grammar_or_a_refusal(schema: dict[str, Any]) -> None:
     with suppress(BadRequest):
