@@ -63,8 +63,11 @@ class Body(Protocol):
     def encoder(self, frame: Frame) -> Encoder: ...
 
 
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def event(body: Mapping[str, Any], *, name: str = "") -> bytes:
     """One server-sent event."""
     head = f"event: {name}\n".encode() if name else b""
-    data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    data = _dumps(body).encode("utf-8", "replace")
     return head + b"data: " + data + b"\n\n"
