@@ -233,3 +233,10 @@ def test_of_very_many_rules_the_first_are_checked_for_being_reached(monkeypatch:
     found = lint(config, Policy(config)).findings
     assert [(f.code, f.serious, "'r3'" in f.where) for f in found] == [("unchecked", False, True)]
     assert "2 rules from here on are not checked" in found[0].message
+
+
+def test_a_backslash_ends_no_raw_text() -> None:
+    when = r"request.text != r'\' && request.tenant == 'hr' && request.text.matches(r'\d')"
+    targets = {"edge": {"kind": "local", "model": "m"}}
+    config = Config.model_validate({"targets": targets, "rules": [{"name": "r", "when": when}]})
+    assert Policy(config).reads == {"request.text", "request.tenant"}
