@@ -201,11 +201,12 @@ class Router:
                 made.inherit(old)
             return made
 
+        tenants = Tenants(config)  # first: who may ask is settled before anything is built
         targets = {name: target(name) for name in config.targets}
         return Loaded(
             config=config,
             compiled=compiled,
-            tenants=Tenants(config),
+            tenants=tenants,
             targets=targets,
             encoder=compiled.encoder(config, targets, lambda outcome: self.metrics.encoder.labels(outcome).inc()),
         )
