@@ -35,7 +35,7 @@ class EngineOptions:
     mmap: bool = True
     gpu_layers: int = 0  # -1: all; needs an engine built for the accelerator
     policy: Literal["fair", "fifo"] = "fair"  # fair: tenants by tokens served, tiers by their TTFT; fifo: to compare
-    gap_target: float = 3.0  # while a prompt is read, gaps of streams past their first tokens stay below so many undisturbed ones
+    gap_target: float = 3.0  # while a prompt is read: a stream's gap past its first tokens, in undisturbed gaps
     priority_ttft_s: float = 0.5  # service tiers: the time to first token that each is meant to get
     default_ttft_s: float = 5.0
     flex_ttft_s: float = 60.0

@@ -260,7 +260,11 @@ class Stepper:
         except Aborted:
             engine.abort(False)
             for part in plan.slices:
-                engine.forget(part.sequence.slot or 0, part.start, apart=plan.apart)
+                if engine.rewinds:
+                    engine.forget(part.sequence.slot or 0, part.start, apart=plan.apart)
+                else:  # a recurrent state knows no earlier one
+                    engine.forget(part.sequence.slot or 0, apart=plan.apart)
+                    self._scheduler.lose(part.sequence)
             return False
         finally:
             if padded:

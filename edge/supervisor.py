@@ -61,13 +61,19 @@ class Supervisor:
         self.state: State = "idle"
         self.load = Load()
         self.restarts = 0  # workers that ended unasked and were replaced
-        self.log: tuple[str, ...] = ()
+        self._log: tuple[str, ...] = ()  # of the worker that ended last
 
     @property
     def pid(self) -> int | None:
         """The worker's process id, while there is one."""
         child = self._child
         return None if child is None else child.process.pid
+
+    @property
+    def log(self) -> tuple[str, ...]:
+        """The last lines that the worker wrote, or the one before it."""
+        child = self._child
+        return self._log if child is None else tuple(child.log)
 
     @property
     def info(self) -> ModelInfo | None:
@@ -262,12 +268,12 @@ class Supervisor:
         """End what the dead worker leaves open, and settle what comes next: another worker (`True`), or failure."""
         status = child.finish()
         with self._lock:
-            self._child, self.log, self.load = None, tuple(child.log), Load()
+            self._child, self._log, self.load = None, tuple(child.log), Load()
             if self._closing.is_set():
                 return False
             started = self.state == "ready"
             self._early_deaths = 1 if lived_s > STEADY_S else self._early_deaths + 1
-            if child.stuck or (status < 0 and -status in CRASHES):
+            if child.stuck or status > 0 or -status in CRASHES:
                 self.quarantine.blame({stream.key for stream in self._streams.values()})
             self._end_streams(lambda: self._obituary(child, status, started))
             if started:

@@ -146,6 +146,8 @@ def _bad(errors: Sequence[Any], raw: Mapping[str, Any]) -> BadRequest:
     param = ".".join(str(p) for p in first["loc"] if not _is_type_name(p))[:200] or None
     if first["type"] == "missing":
         return BadRequest(f"{param} is missing", param=param)
+    if first["type"] == "extra_forbidden":
+        return BadRequest(f"{param} is not honoured", hint="leave it out", param=param)
     value = raw.get(str(first["loc"][0])) if len(first["loc"]) == 1 else None
     shown = f" (got {value!r})" if isinstance(value, (int, float, bool)) else ""
     return BadRequest(f"{param}: {first['msg']}{shown}", param=param)

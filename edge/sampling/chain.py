@@ -107,8 +107,12 @@ class Chain:
         params = native.llama_sampler_chain_default_params()
         params.no_perf = True
         self._chain = native.llama_sampler_chain_init(params)
-        for stage in stages:
-            native.llama_sampler_chain_add(self._chain, stage.make())
+        try:
+            for stage in stages:
+                native.llama_sampler_chain_add(self._chain, stage.make())
+        except BaseException:
+            self.close()
+            raise
 
     def apply(self, candidates: Any) -> None:
         """Change a `llama_token_data_array`, which must hold at least one token."""

@@ -131,7 +131,8 @@ def test_an_expired_request_is_never_started() -> None:
 
 def test_an_answer_ends_when_its_time_is_up_and_its_caller_goes_on() -> None:
     async def main() -> None:
-        for script in ([asyncio.Event()], [Chunk(text="part"), asyncio.Event()]):
+        scripts: tuple[list[Chunk | asyncio.Event], ...] = ([asyncio.Event()], [Chunk(text="part"), asyncio.Event()])
+        for script in scripts:
             fake = FakeBackend(script, name="a")
             with pytest.raises(DeadlineExceeded, match="'a'"):
                 await collect(Fallback([fake]), ask("a", deadline=time.monotonic() + 0.05))
