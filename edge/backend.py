@@ -209,7 +209,9 @@ class LocalBackend:
 
 async def _result(future: Future[T]) -> T:
     """The future's result; it goes on when we are cancelled, for others wait too."""
-    return await asyncio.shield(asyncio.wrap_future(future))
+    inner = asyncio.wrap_future(future)
+    inner.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, should all who asked be gone
+    return await asyncio.shield(inner)
 
 
 def _resolve(model: str) -> Path:
