@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,10 +16,11 @@ from foreshore.router.language import identify
 from foreshore.router.privacy import detect
 from foreshore.types import Request, ServiceTier
 
-__all__ = ["Caller", "as_tenant", "estimate_tokens", "label"]
+__all__ = ["SESSIONS", "Caller", "as_tenant", "estimate_tokens", "label"]
 
 PRIVATE_WORDS = {"private": True, "1": True, "true": True, "public": False, "0": False, "false": False}
 SESSION = "x-foreshore-session"
+SESSIONS = re.compile("[!-~]{1,128}")
 _TIERS = get_args(ServiceTier)  # the highest first
 _SECRET_HEADERS = frozenset({"x-api-key", "x-auth-token", "x-access-token"})
 _PER_MESSAGE = 4  # tokens a chat template adds to each message, roughly
@@ -46,7 +48,7 @@ def label(request: Request, caller: Caller, config: Config, reads: Collection[st
         task=request.task,
         model=request.model,
         tenant=caller.tenant,
-        session=caller.headers.get(SESSION, ""),
+        session=_session(caller.headers.get(SESSION)),
         text=said,
         language=identify(said) if "request.language" in reads else "",
         prompt_tokens=_prompt_tokens(request, text),
@@ -114,6 +116,14 @@ def _asks_for_privacy(value: str | None, header: str) -> bool:
     except KeyError:
         raise BadRequest(f"{header} is {value[:40]!r}", hint="it takes 'private' or 'public'") from None
     return any(words)
+
+
+def _session(value: str | None) -> str:
+    if value is None:
+        return ""
+    if SESSIONS.fullmatch(value) is None:
+        raise BadRequest(f"{SESSION} is {value[:40]!r}", hint="it takes one word of at most 128 ASCII characters")
+    return value
 
 
 def _prompt_tokens(request: Request, text: str) -> int:

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from foreshore.router.api.answer_schemas import ANSWERS
 from foreshore.router.api.doors import ANTHROPIC, DOORS
 from foreshore.router.api.feedback import FeedbackBody
+from foreshore.router.label import SESSIONS
 
 __all__ = ["document"]
 
@@ -58,7 +59,7 @@ _PARAMETERS = [
         "name": "x-foreshore-session",
         "in": "header",
         "description": "a word of the caller's, for rules to look at",
-        "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+        "schema": {"type": "string", "pattern": f"^{SESSIONS.pattern}$"},
     },
 ]
 

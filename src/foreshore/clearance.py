@@ -33,6 +33,9 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, (set, frozenset)) else dict(value)
 
 
+_JSON = json.JSONEncoder(sort_keys=True, default=_plain)
+
+
 def digest(request: Request) -> str:
     """SHA-256 (hex) over everything in `request` that a provider would be sent. `BadRequest` if that is not JSON."""
     content = {
@@ -51,7 +54,7 @@ def digest(request: Request) -> str:
         "extra": request.extra,
     }
     try:
-        text = json.dumps(content, sort_keys=True, default=_plain, ensure_ascii=True)
+        text = _JSON.encode(content)
     except (TypeError, ValueError) as error:  # bytes, say, or a list that holds itself
         raise BadRequest(f"the request is not JSON: {error}", hint="see OpenAI's chat format") from error
     return hashlib.sha256(text.encode()).hexdigest()

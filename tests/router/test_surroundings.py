@@ -205,6 +205,14 @@ def test_a_message_of_a_rule_that_refuses_reaches_the_caller(tmp_path: Path) -> 
     assert "s1" not in str([e["facts"] for e in events])
 
 
+@pytest.mark.parametrize("value", ["two words", "a" * 129, ""])
+def test_a_session_is_one_short_word(value: str, tmp_path: Path) -> None:
+    with serving(config("", tmp_path), fakes()) as served:
+        refused = served.chat(headers={"x-foreshore-session": value})
+        assert refused.status_code == 400
+        assert "x-foreshore-session" in refused.json()["error"]["message"]
+
+
 def test_images_are_seen_by_rules(tmp_path: Path) -> None:
     text = "privacy: {unscannable: allow}\nconstraints: [{name: i, when: request.has_images, refuse: no images}]"
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}

@@ -69,7 +69,7 @@ class Estimator:
         if vector is not None and (self.encoder is None or vector.shape != (self.encoder.dimension,)):
             wanted = f"vectors of {self.encoder.dimension} numbers" if self.encoder else "no vectors"
             raise UsageError(f"this estimator takes {wanted}, not one of the shape {vector.shape}", hint=RETRAIN)
-        odds = np.exp(-np.clip(self._score(features(text, answer), vector), -30.0, 30.0))
+        odds = np.exp(np.minimum(np.maximum(-self._score(features(text, answer), vector), -30.0), 30.0))
         return dict(zip(self.targets, (1.0 / (1.0 + odds)).tolist(), strict=True))
 
     def _score(self, read: Features, vector: NDArray[np.float32] | None) -> NDArray[np.float32]:

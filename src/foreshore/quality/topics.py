@@ -49,7 +49,7 @@ class Topics:
     def __call__(self, bag: Bag) -> Matrix:
         """(CLUSTERS,), parts of 1."""
         words, values = bag
-        place = values @ self.directions[words] - self.centre
+        place = values @ self.directions.take(words, axis=0) - self.centre
         place /= max(float(np.sqrt(place @ place)), 1e-6)
         near = place @ self.middles
         parts = np.exp((near - near.max()) / SOFTNESS)

@@ -29,4 +29,4 @@ class Weights:
         """Log-odds (targets,); `more` are the dense columns after the counts and shares."""
         places, values = read.words
         dense = np.concatenate([read.counts, read.shares, *more])
-        return np.asarray(values @ self.words[places] + dense @ self.dense + self.bias)
+        return np.asarray(values @ self.words.take(places, axis=0) + dense @ self.dense + self.bias)
