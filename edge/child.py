@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import select
@@ -13,7 +14,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 
-from foreshore.edge.protocol import Message, decode, encode, unframe
+from foreshore.edge.protocol import WARNING, Message, decode, encode, unframe
 from foreshore.errors import SetupError
 
 __all__ = ["CRASHES", "ENGINE_ENVIRONMENT", "Child"]
@@ -23,6 +24,7 @@ MAX_LINE = 500
 EXIT_S = 4.0  # after which a worker that was told to end is killed; it gives itself less
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE})
 _READ = 1 << 18
+_log = logging.getLogger("foreshore")
 # Measured in benchmarks/LOG.md; a value the user has set wins.
 ENGINE_ENVIRONMENT = {
     # The engine's threads meet at a barrier after each node of the graph. GNU OpenMP lets them spin there for
@@ -83,14 +85,18 @@ class Child:
         return [decode(body) for body in unframe(self._buffer)]
 
     def read_log(self) -> bool:
-        """Take in what the worker logged; `False` when it has closed that stream."""
+        """Take in what the worker logged, and pass its warnings on; `False` when it has closed that stream."""
         try:
             data = os.read(self.log_stream.fileno(), _READ)
         except BlockingIOError:
             return True
         *lines, self._log_tail = (self._log_tail + data).split(b"\n")
         self._log_tail = self._log_tail[-MAX_LINE:]
-        self.log.extend(line[:MAX_LINE].decode("utf-8", "replace") for line in lines if line.strip())
+        said = [line[:MAX_LINE].decode("utf-8", "replace") for line in lines if line.strip()]
+        self.log.extend(said)
+        for line in said:
+            if line.startswith(WARNING):
+                _log.warning("%s", line.removeprefix(WARNING))
         return bool(data)
 
     def hang_up(self) -> None:

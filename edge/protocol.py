@@ -22,6 +22,7 @@ from foreshore.errors import BackendError, ContextExceeded, ForeshoreError, Upst
 from foreshore.types import Chunk, Request
 
 __all__ = [
+    "WARNING",
     "Cancel",
     "Failed",
     "Failure",
@@ -39,6 +40,7 @@ __all__ = [
     "unframe",
 ]
 
+WARNING = "foreshore warns: "  # begins a line of the worker's log that is for the user
 MAX_MESSAGE = 256 * 1024 * 1024
 _LENGTH = struct.Struct(">I")
 _LOAD = tuple(field.name for field in fields(Load))

@@ -131,8 +131,8 @@ class Scheduler:
         self.ledger = KvLedger(policy.kv_tokens)
         self.fairness = Fairness()
         self.pacer = Pacer(gap_target=policy.gap_target, batch_tokens=policy.batch_tokens)
-        self.index = PrefixIndex()  # of what is in the cache, or being computed
-        self._asked = PrefixIndex()  # of all prompts that are here
+        self.index = PrefixIndex[Sequence]()  # of what is in the cache, or being computed
+        self._asked = PrefixIndex[Sequence]()  # of all prompts that are here
         self.waiting: list[Sequence] = []
         self.running: dict[str, Sequence] = {}  # with a place in the cache
         self.kept: OrderedDict[Sequence, int] = OrderedDict()  # ended, their tokens stay; slots, the oldest first
@@ -330,7 +330,7 @@ class Scheduler:
             if not s.paused
         )
 
-    def _is_coming(self, sequence: Sequence, match: Match) -> bool:
+    def _is_coming(self, sequence: Sequence, match: Match[Sequence]) -> bool:
         leader = match.leader
         if leader is None or leader.paused or match.coming < match.ready + MIN_SHARE:
             return False
@@ -348,7 +348,7 @@ class Scheduler:
         running = sum(s.cells for s in self.running.values())  # what they share is counted twice: rather wait
         return self.ledger.capacity - running >= tokens
 
-    def _enter(self, sequence: Sequence, match: Match, now: float) -> None:
+    def _enter(self, sequence: Sequence, match: Match[Sequence], now: float) -> None:
         self.waiting.remove(sequence)
         slot = sequence.slot = self._slots.pop()
         sequence.admitted = now if sequence.admitted is None else sequence.admitted

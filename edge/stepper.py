@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import get_args
 
 from foreshore.edge.draft_model import DraftModel
@@ -18,7 +18,7 @@ from foreshore.edge.options import Load
 from foreshore.edge.pacer import ALIGN
 from foreshore.edge.prefix.keeper import PrefixKeeper, fingerprint
 from foreshore.edge.prefix.memory import PrefixMemory
-from foreshore.edge.prefix.store import PrefixStore
+from foreshore.edge.prefix.store import open_store
 from foreshore.edge.prepare import Prepared
 from foreshore.edge.scheduler import Action, Forget, Park, Plan, Policy, Restore, Scheduler, Share, Slice, Spill
 from foreshore.edge.sequence import Sequence
@@ -31,6 +31,7 @@ __all__ = ["Event", "Stepper"]
 KEPT_BESIDE = 0  # tokens of ended sequences that stay in the cache beside running ones: bringing them back is cheaper
 SHORT_STEP = 64  # tokens; not worth stopping
 REPORT_S = 0.1  # how old a load may be while nobody comes or goes
+_log = logging.getLogger("foreshore")
 Event = tuple[str, Chunk | ForeshoreError]  # request id; an error ends its stream
 
 
@@ -164,14 +165,16 @@ class Stepper:
 
     def _open_keeper(self) -> PrefixKeeper | None:
         options = self._engine.options
+        folder = options.prefix_cache_dir
+        if folder and not self._engine.rewinds:
+            _log.warning("nothing is kept in %s: this model's memory cannot be cut where prompts part", folder)
         if not self._scheduler.policy.prefix_cache or not self._engine.info.generates:
             return None
-        folder = options.prefix_cache_dir
         return PrefixKeeper(
             self._engine,
             self._scheduler,
             memory=PrefixMemory(options.prefix_cache_bytes),
-            store=PrefixStore(Path(folder).expanduser(), fingerprint(self._engine)) if folder else None,
+            store=open_store(folder, fingerprint(self._engine)) if folder else None,
             settle=lambda: self._perform(self._scheduler.take_actions()),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import logging
 import os
 import queue
 import select
@@ -25,6 +26,7 @@ from typing import NoReturn
 
 from foreshore.edge.options import Load, ModelInfo
 from foreshore.edge.protocol import (
+    WARNING,
     Cancel,
     Failed,
     Failure,
@@ -244,6 +246,7 @@ class Worker:
 
 def main() -> None:
     faulthandler.enable()  # a native crash leaves the Python stack in the parent's ring of log lines
+    logging.basicConfig(level=logging.WARNING, format=f"{WARNING}%(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     Worker(socket.socket(fileno=int(sys.argv[1]))).run()
 

@@ -1,13 +1,14 @@
 """One kept beginning of a prompt as a file: a header, the token ids, the state.
 
-It is named by SHA-256 over the fingerprint, the tenant's keyed hash and the tokens, so that an entry is found without a
-list beside it, and a file that does not fit its name is damaged.
+It is named by SHA-256 over the fingerprint, the tenant's keyed hash and the tokens: a file that does not fit its name
+is damaged, and one that has no such name is somebody else's.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import struct
 from contextlib import suppress
@@ -16,10 +17,15 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Self
 
-__all__ = ["DRAFT", "ENDING", "Header", "create", "read_header", "read_state", "remove", "write"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["DRAFT", "ENDING", "OURS", "Header", "Tokens", "create", "read_state", "read_tokens", "remove", "write"]
 
 ENDING = ".kv"
+OURS = re.compile(rf"[0-9a-f]{{64}}{re.escape(ENDING)}")  # names that this module gives
 DRAFT = ".draft"  # of a file that is still being written
+Tokens = NDArray[np.int32]
 _LAYOUT = struct.Struct("<8s32s32s32sQI")  # magic, then the header's fields in their order
 _MAGIC = b"FSPREFX1"
 
@@ -52,18 +58,21 @@ class Header:
         return header if header.file_bytes == os.fstat(file.fileno()).st_size else None
 
 
-def read_header(path: Path) -> Header | None:
+def read_tokens(path: Path) -> tuple[Header, Tokens] | None:
     """None for a file that is damaged or not named as its content says. Raises `FileNotFoundError`."""
     with _open(path) as file:
         return _checked(file, path)
 
 
-def read_state(path: Path) -> bytes:
-    """The state, or b"" if it is not what was written. Raises `FileNotFoundError`."""
+def read_state(path: Path) -> tuple[Tokens, bytes] | None:
+    """The tokens and the state after them, or None if that is not what was written. Raises `FileNotFoundError`."""
     with _open(path) as file:
-        header = _checked(file, path)
-        state = file.read(header.state_bytes) if header is not None else b""
-        return state if header is not None and hashlib.sha256(state).digest() == header.digest else b""
+        found = _checked(file, path)
+        if found is None:
+            return None
+        header, tokens = found
+        state = file.read(header.state_bytes)
+        return (tokens, state) if hashlib.sha256(state).digest() == header.digest else None
 
 
 def write(path: Path, *parts: bytes) -> None:
@@ -89,13 +98,14 @@ def remove(path: Path) -> None:
         os.unlink(path)
 
 
-def _checked(file: BufferedReader, path: Path) -> Header | None:
-    """The header; the file then stands at the state's first byte."""
+def _checked(file: BufferedReader, path: Path) -> tuple[Header, Tokens] | None:
+    """What stands before the state; the file then stands at the state's first byte."""
     header = Header.read(file)
     if header is None:
         return None
-    name = hashlib.sha256(header.fingerprint + header.owner + file.read(4 * header.tokens)).hexdigest()
-    return header if path.name == name + ENDING else None
+    tokens = file.read(4 * header.tokens)
+    name = hashlib.sha256(header.fingerprint + header.owner + tokens).hexdigest()
+    return (header, np.frombuffer(tokens, "<i4").astype(np.int32)) if path.name == name + ENDING else None
 
 
 def _open(path: Path) -> BufferedReader:

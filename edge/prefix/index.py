@@ -1,49 +1,61 @@
-"""Finds, for a new prompt, the sequence in the cache that shares the longest beginning with it."""
+"""Finds, for a new prompt, who has the longest beginning of it: in the cache, in memory, or on disk."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-from foreshore.edge.sequence import Sequence
 
 __all__ = ["Match", "PrefixIndex"]
 
 Array = NDArray[np.int32]
 
 
+class Holder(Protocol):
+    """Who has tokens: a sequence in the cache, or a file. Told apart by identity."""
+
+    @property
+    def cells(self) -> int:
+        """How many it has by now."""
+
+    def __hash__(self) -> int: ...
+
+
+H = TypeVar("H", bound=Holder)
+
+
 @dataclass(frozen=True, slots=True)
-class Match:
+class Match(Generic[H]):
     """`ready` tokens can be shared from `source` now. `leader` is computing more of them, up to `coming`."""
 
     ready: int = 0
-    source: Sequence | None = None
+    source: H | None = None
     coming: int = 0
-    leader: Sequence | None = None
+    leader: H | None = None
 
 
 @dataclass(slots=True, eq=False)
-class _Node:
+class _Node(Generic[H]):
     tokens: Array
-    children: dict[int, _Node] = field(default_factory=dict)
-    holders: set[Sequence] = field(default_factory=set)  # whose path goes through the whole of this node
+    children: dict[int, _Node[H]] = field(default_factory=dict)
+    holders: set[H] = field(default_factory=set)  # whose path goes through the whole of this node
 
 
-class PrefixIndex:
+class PrefixIndex(Generic[H]):
     """A radix tree for each key: a tenant's prompts are never matched with another's, so that timing tells nothing.
 
     A holder's path may run ahead of its `cells`: it is what the holder will have computed.
     """
 
     def __init__(self) -> None:
-        self._roots: dict[Hashable, _Node] = {}
-        self._paths: dict[Sequence, tuple[Hashable, Array]] = {}
+        self._roots: dict[Hashable, _Node[H]] = {}
+        self._paths: dict[H, tuple[Hashable, Array]] = {}
 
-    def add(self, key: Hashable, tokens: Tokens[int], holder: Sequence) -> None:
+    def add(self, key: Hashable, tokens: Tokens[int] | Array, holder: H) -> None:
         """`holder` has, or will have, `tokens` in the cache; a former path of its own is replaced."""
         self.remove(holder)
         path = np.asarray(tokens, np.int32)
@@ -61,7 +73,7 @@ class PrefixIndex:
             child.holders.add(holder)
             node, path = child, path[common:]
 
-    def remove(self, holder: Sequence) -> None:
+    def remove(self, holder: H) -> None:
         """Harmless if it is not there."""
         key, path = self._paths.pop(holder, (None, None))
         if path is None:
@@ -78,7 +90,7 @@ class PrefixIndex:
         if not self._roots[key].children:
             del self._roots[key]
 
-    def same_beginning(self, holder: Sequence) -> list[Sequence]:
+    def same_beginning(self, holder: H) -> list[H]:
         """The others whose whole path is a beginning of `holder`'s, or equal to it."""
         key, path = self._paths[holder]
         node, depth, found = self._roots[key], 0, []
@@ -88,7 +100,7 @@ class PrefixIndex:
             found += [h for h in node.holders if h is not holder and len(self._paths[h][1]) == depth]
         return found
 
-    def branches(self, holder: Sequence) -> list[int]:
+    def branches(self, holder: H) -> list[int]:
         """Lengths at which others leave `holder`'s path or end on it, and its own length, ascending."""
         if holder not in self._paths:
             return []
@@ -100,11 +112,13 @@ class PrefixIndex:
             found.append(depth)
         return found
 
-    def find(self, key: Hashable, tokens: Tokens[int]) -> Match:
-        """The best match for the beginning of `tokens`."""
+    def find(self, key: Hashable, tokens: Tokens[int] | Array) -> Match[H]:
+        """The best match for the beginning of `tokens`; of equals the source with the fewest cells."""
         path = np.asarray(tokens, np.int32)
         node, depth = self._roots.get(key), 0
-        ready, source, coming, leader = 0, None, 0, None
+        ready, coming = 0, 0
+        source: H | None = None
+        leader: H | None = None
         while node is not None and depth < len(path):
             node = node.children.get(int(path[depth]))
             if node is None:
@@ -113,7 +127,7 @@ class PrefixIndex:
             depth += common
             for holder in node.holders:
                 here = min(holder.cells, depth)
-                if here > ready:
+                if here > ready or (source is not None and here == ready and holder.cells < source.cells):
                     ready, source = here, holder
                 if holder.cells < depth and (depth, holder.cells) > (coming, leader.cells if leader else -1):
                     coming, leader = depth, holder
@@ -128,7 +142,7 @@ def _common(a: Array, b: Array) -> int:
     return int(different[0]) if len(different) else size
 
 
-def _split(parent: _Node, child: _Node, at: int) -> _Node:
+def _split(parent: _Node[H], child: _Node[H], at: int) -> _Node[H]:
     """Put a node of the first `at` tokens between the two."""
     upper = _Node(child.tokens[:at], {int(child.tokens[at]): child}, set(child.holders))
     parent.children[int(child.tokens[0])] = upper

@@ -9,13 +9,14 @@ import llama_cpp
 
 from foreshore.edge.engine import Engine, NoSlot
 from foreshore.edge.prefix.memory import PrefixMemory
-from foreshore.edge.prefix.store import MIN_TOKENS, PrefixStore
+from foreshore.edge.prefix.store import MIN_TOKENS, Found, PrefixStore
 from foreshore.edge.scheduler import Scheduler, key_of
 from foreshore.edge.sequence import Sequence
 
 __all__ = ["PrefixKeeper", "fingerprint"]
 
 WORTH = 16  # tokens that bringing a state back must save
+READ_SHARE = 64  # reading a token's state from disk takes less than this part of the time that computing it would
 _SAMPLED = 4 << 20  # bytes of a model file's beginning and end
 
 
@@ -35,20 +36,17 @@ class PrefixKeeper:
         self._engine, self._scheduler, self._settle = engine, scheduler, settle
         self._memory, self._store = memory, store
         self._written: dict[Sequence, set[int]] = {}
-        self._prompts: dict[Sequence, int] = {}  # how long each one's prompt was, without its last token
 
     def spill(self, ended: Sequence, slot: int) -> None:
         """Keep what `slot` holds, all tokens of `ended`, in plain memory."""
-        self._spill(_entry(ended, len(ended.tokens)), slot, prompt=ended.prompt_tokens - 1)
+        self._spill(_entry(ended, ended.tokens), slot)
 
-    def _spill(self, entry: Sequence, slot: int, *, prompt: int) -> None:
+    def _spill(self, entry: Sequence, slot: int) -> None:
         key = key_of(entry)
         if self._memory.find(key, entry.tokens)[0] == len(entry.tokens):
             return
         if self._memory.takes(self._engine.state_bytes(slot)):
             self._memory.put(key, entry, self._engine.save(slot))
-            if self._store is not None:
-                self._prompts[entry] = prompt
 
     def held(self, sequence: Sequence) -> int:
         """How many of its first tokens `recall` could bring."""
@@ -56,7 +54,7 @@ class PrefixKeeper:
             return 0
         length, _ = self._memory.find(key_of(sequence), sequence.tokens[:-1])
         stored = self._stored(sequence)
-        return max(length, stored[0] if stored is not None else 0)
+        return max(length, stored.ready if stored is not None else 0)
 
     def recall(self, sequence: Sequence) -> None:
         """Bring into the cache the longest beginning that was moved out of it, if it is longer than any there."""
@@ -65,15 +63,11 @@ class PrefixKeeper:
         here = self._scheduler.best(sequence) + WORTH
         length, entry = self._memory.find(key_of(sequence), sequence.tokens[:-1])
         stored = self._stored(sequence)
-        if stored is not None and stored[0] > max(length, here):
-            length, read = stored
-            entry, state = _entry(sequence, length), read()
+        if stored is not None and stored.ready > max(length, here) + stored.cells // READ_SHARE:
+            if (read := stored.read()) is not None:
+                self._restore(_entry(sequence, read[0]), stored.ready, read[1])
         elif entry is not None and length >= here:
-            state = self._memory.state(entry)
-        else:
-            return
-        if state:
-            self._restore(entry, length, state)
+            self._restore(entry, length, self._memory.state(entry))
 
     def rest(self) -> bool:
         """Write one beginning that no file has yet. Whether there was one."""
@@ -82,9 +76,8 @@ class PrefixKeeper:
         self._settle()
         for kept in self._scheduler.kept:
             assert kept.slot is not None
-            self._spill(_entry(kept, kept.cells), kept.slot, prompt=kept.prompt_tokens - 1)
+            self._spill(_entry(kept, kept.tokens[: kept.cells]), kept.slot)
         self._written = {entry: lengths for entry, lengths in self._written.items() if entry in self._memory}
-        self._prompts = {entry: length for entry, length in self._prompts.items() if entry in self._memory}
         for entry in self._memory:
             written = self._written.setdefault(entry, set())
             for length in self._lengths(entry):
@@ -94,20 +87,21 @@ class PrefixKeeper:
                     return True
         return False
 
-    def _stored(self, sequence: Sequence) -> tuple[int, Callable[[], bytes]] | None:
+    def _stored(self, sequence: Sequence) -> Found | None:
         if self._store is None or sequence.adapter is not None:
             return None
         return self._store.match(sequence.tenant, sequence.tokens[:-1])
 
     def _lengths(self, entry: Sequence) -> list[int]:
-        """All of it, its prompt, and where other prompts went another way: a shared system prompt ends there."""
+        """All of it, then where other prompts went another way: a shared system prompt ends there."""
         if entry.adapter is not None:
             return []
-        found = {*self._memory.index.branches(entry), self._prompts.get(entry, 0)}
-        return sorted(n for n in found if MIN_TOKENS <= n <= len(entry.tokens))
+        return [n for n in reversed(self._memory.index.branches(entry)) if n >= MIN_TOKENS]
 
     def _write(self, entry: Sequence, length: int) -> None:
         assert self._store is not None
+        if self._store.serves(entry.tenant, entry.tokens[:length]):
+            return
         engine, state = self._engine, self._memory.state(entry)
         if length < len(entry.tokens):
             try:
@@ -122,7 +116,7 @@ class PrefixKeeper:
 
     def _restore(self, entry: Sequence, length: int, state: bytes) -> None:
         """Put the first `length` tokens into the cache as those of an ended sequence."""
-        engine, kept = self._engine, _entry(entry, len(entry.tokens))
+        engine, kept = self._engine, _entry(entry, entry.tokens)
         reserved = self._scheduler.reserve(kept)
         self._settle()
         if not reserved:
@@ -150,11 +144,11 @@ def fingerprint(engine: Engine) -> str:
     return f"{llama_cpp.__version__} {size} {digest.hexdigest()} {options.kv_type} {options.flash_attention}"
 
 
-def _entry(of: Sequence, length: int) -> Sequence:
-    """The first `length` tokens of a sequence, as all there is of one."""
+def _entry(of: Sequence, tokens: list[int]) -> Sequence:
+    """These tokens, as all there is of a sequence."""
     entry = Sequence(
-        id=f"{of.id}-prefix", tokens=of.tokens[:length], max_tokens=1, arrived=of.arrived, tenant=of.tenant,
+        id=f"{of.id}-prefix", tokens=tokens.copy(), max_tokens=1, arrived=of.arrived, tenant=of.tenant,
         adapter=of.adapter,
     )  # fmt: skip
-    entry.cells = length
+    entry.cells = len(tokens)
     return entry

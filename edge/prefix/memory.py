@@ -19,7 +19,7 @@ class PrefixMemory:
     """States of at most `max_bytes`; the least lately used ones make room."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.index = PrefixIndex()
+        self.index = PrefixIndex[Sequence]()
         self._max_bytes = max_bytes
         self._states: OrderedDict[Sequence, bytes] = OrderedDict()
         self._bytes = 0

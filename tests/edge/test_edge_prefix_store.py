@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreshore.edge.prefix.store import MIN_TOKENS, PrefixStore
-from foreshore.errors import SetupError
+from foreshore.edge.prefix.store import MIN_TOKENS, SPARE, PrefixStore, open_store
+from foreshore.errors import ConfigError, SetupError
 
 TOKENS = list(range(1000, 1100))
 STATE = bytes(range(256)) * 8
@@ -36,21 +36,55 @@ def entries(folder: Path) -> list[Path]:
 
 
 def load(store: PrefixStore, tokens: list[int], tenant: str = "alice") -> tuple[int, bytes] | None:
+    """How many of the tokens are there, and the state; b"" if it was there no more."""
     found = store.match(tenant, tokens)
-    return None if found is None else (found[0], found[1]())
+    if found is None:
+        return None
+    read = found.read()
+    if read is not None:
+        assert read[0][: found.ready] == tokens[: found.ready]
+        assert len(read[0]) == found.cells
+    return found.ready, b"" if read is None else read[1]
 
 
-def test_the_longest_beginning_is_found_after_a_restart(folder: Path) -> None:
+def test_the_longest_common_beginning_is_found_after_a_restart(folder: Path) -> None:
     store = PrefixStore(folder, "model")
-    for n in (64, 80, 100):
-        store.put("alice", TOKENS[:n], b"%d" % n)
+    other = [*TOKENS[:70], *range(200)]
+    store.put("alice", TOKENS, b"one")
+    store.put("alice", other, b"other")
     for found in (store, PrefixStore(folder, "model")):
-        assert load(found, [*TOKENS, 7, 8]) == (100, b"100")
-        assert load(found, TOKENS[:99]) == (80, b"80")
-        assert load(found, [*TOKENS[:70], 0, 0]) == (64, b"64")
-        assert load(found, TOKENS[:63]) is None
+        assert load(found, [*TOKENS, 7, 8]) == (100, b"one")
+        assert load(found, TOKENS[:99]) == (99, b"one")
+        assert load(found, [*TOKENS[:80], 0, 0]) == (80, b"one")
+        assert load(found, [*TOKENS[:70], 0, 1, 0]) == (72, b"other")
+        assert load(found, [*TOKENS[:65], 0]) == (65, b"one"), "the shorter of two that serve"
+        assert load(found, [*TOKENS[:63], 0]) is None
         assert load(found, [0, *TOKENS]) is None
         assert load(found, []) is None
+
+
+def test_a_beginning_is_not_kept_beside_one_that_serves_as_well(folder: Path) -> None:
+    store = PrefixStore(folder, "model")
+    store.put("alice", TOKENS[:80], b"80")
+    store.put("alice", TOKENS, b"100")
+    assert load(store, TOKENS[:80]) == (80, b"100")
+    store.put("alice", TOKENS[:70], b"70")
+    assert len(store) == len(entries(folder)) == 1
+    longer = [*TOKENS, *range(SPARE * 100)]
+    store.put("alice", longer, b"longer")
+    assert load(store, TOKENS) == (100, b"100"), "far longer ones take far longer to read"
+    assert load(store, longer[:150]) == (150, b"longer")
+    assert store.serves("alice", TOKENS)
+    assert not store.serves("alice", longer[:110])
+    assert not store.serves("bob", TOKENS)
+
+
+def test_what_another_process_put_in_its_place_is_found_at_the_second_try(folder: Path) -> None:
+    ours = PrefixStore(folder, "model")
+    ours.put("alice", TOKENS[:80], b"80")
+    PrefixStore(folder, "model").put("alice", TOKENS, b"100")
+    assert load(ours, TOKENS) == (80, b"")
+    assert load(ours, TOKENS) == (100, b"100")
 
 
 def test_tenants_and_models_do_not_find_each_others(folder: Path) -> None:
@@ -99,11 +133,17 @@ def test_a_damaged_file_is_removed_and_a_miss(folder: Path, place: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 116, 300, -1])
-def test_a_file_that_was_cut_off_is_removed(folder: Path, size: int) -> None:
+def test_a_file_that_was_cut_off_is_removed_and_named(
+    folder: Path, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
     PrefixStore(folder, "model").put("alice", TOKENS, STATE)
     (file,) = entries(folder)
     file.write_bytes(file.read_bytes()[:size])
-    assert len(PrefixStore(folder, "model")) == 0
+    with caplog.at_level(logging.WARNING, "foreshore"):
+        assert len(PrefixStore(folder, "model")) == 0
+    assert [record.message for record in caplog.records] == [
+        f"the prefix cache in {folder} removes {file.name!r}: it is damaged"
+    ]
     assert entries(folder) == []
 
 
@@ -124,13 +164,25 @@ def test_a_file_under_anothers_name_is_not_believed(folder: Path) -> None:
     assert len(again) == 0
 
 
+def test_what_is_not_its_own_is_left_alone_and_named_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = PrefixStore(folder, "model")
+    (folder / "notes.kv").write_text("mine")
+    (folder / "tenants.txt").write_text("mine")
+    with caplog.at_level(logging.WARNING, "foreshore"):
+        for i in range(3):
+            store.put("alice", [i, *TOKENS], STATE)
+    assert [record.message for record in caplog.records] == [
+        f"the prefix cache in {folder} leaves 'notes.kv' alone: it is not its own"
+    ]
+    assert (folder / "notes.kv").read_text() == "mine"
+    assert len(store) == 3
+
+
 def test_an_entry_that_vanished_is_a_miss(folder: Path) -> None:
     store = PrefixStore(folder, "model")
     store.put("alice", TOKENS, STATE)
-    found = store.match("alice", TOKENS)
-    assert found is not None
     entries(folder)[0].unlink()
-    assert found[1]() == b""
+    assert load(store, TOKENS) == (100, b"")
     assert store.match("alice", TOKENS) is None
 
 
@@ -201,11 +253,27 @@ def no_file_beyond(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text("")
-    with pytest.raises(SetupError, match="cannot be used"):
-        PrefixStore(file / "below", "model")
+def test_where_no_folder_can_be_is_an_error_of_the_config(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for nonsense in ("file", "file/below", "loop", "x" * 300, "zero\0"):
+        with pytest.raises(ConfigError, match="where no folder can be"):
+            open_store(str(tmp_path / nonsense), "model")
+    with pytest.raises(ConfigError, match="where no folder can be"):
+        open_store("~nobody-has-this-name/prefixes", "model")
+
+
+def test_a_first_start_on_a_full_disk_goes_on_without(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "foreshore"), no_file_beyond(0):
+        assert open_store(str(folder), "model") is None
+    assert [record.message for record in caplog.records] == [
+        f"no prefix cache on disk: {folder} cannot be used: File too large"
+    ]
+    assert list(folder.iterdir()) == []
+    assert open_store(str(folder), "model") is not None
+
+
+def test_a_folder_that_others_may_write_is_refused(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
@@ -242,8 +310,7 @@ def hammer(folder: Path, seed: int) -> None:
     for i in range(60):
         prompt = [(seed * i) % 17, *TOKENS]
         store.put("alice", prompt, STATE)
-        found = store.match("alice", prompt)
-        assert found is None or found[1]() in (b"", STATE)
+        assert load(store, prompt) in (None, (101, b""), (101, STATE))
 
 
 def test_two_processes_share_a_folder(folder: Path) -> None:
@@ -264,14 +331,14 @@ def test_two_processes_share_a_folder(folder: Path) -> None:
 
 def test_threads_share_a_store(folder: Path) -> None:
     store = PrefixStore(folder, "model", max_bytes=30_000)
-    wrong: list[bytes] = []
+    wrong: list[object] = []
 
     def work(seed: int) -> None:
         for i in range(40):
             prompt = [(seed * i) % 13, *TOKENS]
             store.put("alice", prompt, STATE)
-            found = store.match("alice", prompt)
-            wrong.extend([] if found is None or (state := found[1]()) in (b"", STATE) else [state])
+            found = load(store, prompt)
+            wrong.extend([] if found in (None, (101, b""), (101, STATE)) else [found])
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in (3, 5, 7)]
     for thread in threads:
@@ -280,6 +347,11 @@ def test_threads_share_a_store(folder: Path) -> None:
         thread.join(PATIENCE_S)
     assert wrong == []
     assert len(store) == len(entries(folder))
+
+
+def shared(one: list[int], other: list[int]) -> int:
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 Prompts = st.lists(st.lists(st.integers(0, 3), max_size=3), max_size=6)
@@ -292,12 +364,13 @@ def test_it_finds_what_a_list_would_find(endings: list[list[int]], asked: list[i
         folder = Path(name)
         folder.chmod(0o700)
         store = PrefixStore(folder, "model")
-        kept = {(*TOKENS, *ending): b"%d" % i for i, ending in enumerate(endings, 1)}
-        for tokens, state in kept.items():
-            store.put("alice", tokens, state)
-        prompt = (*TOKENS, *asked)
-        fits = [tokens for tokens in kept if prompt[: len(tokens)] == tokens]
-        best = max(fits, key=len, default=None)
-        expected = None if best is None else (len(best), kept[best])
-        assert load(store, list(prompt)) == expected
-        assert load(PrefixStore(folder, "model"), list(prompt)) == expected
+        for i, ending in enumerate(endings, 1):
+            store.put("alice", [*TOKENS, *ending], b"%d" % i)
+        prompt = [*TOKENS, *asked]
+        common = max((100 + shared(ending, asked) for ending in endings), default=None)
+        for found in (store, PrefixStore(folder, "model")):
+            match = load(found, prompt)
+            assert (match and match[0]) == common
+            if match is not None:
+                ending = endings[int(match[1]) - 1]
+                assert 100 + shared(ending, asked) == common

@@ -506,7 +506,7 @@ def test_a_ledger_never_gives_more_than_it_has() -> None:
     st.data(),
 )
 def test_the_index_finds_the_longest_beginning(paths: list[list[int]], asked: list[int], data: st.DataObject) -> None:
-    index, holders = PrefixIndex(), []
+    index, holders = PrefixIndex[Sequence](), []
     for i, path in enumerate(paths):
         holder = sequence(str(i), path)
         holder.cells = data.draw(st.integers(0, len(path)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from foreshore.backend import Answer, collect
 from foreshore.edge import EngineOptions, LocalBackend
-from foreshore.errors import BadRequest, ModelError
+from foreshore.errors import BadRequest, ConfigError, ModelError
 from foreshore.types import Request, Sampling, ServiceTier
 from tests.tiny_model import write_adapter
 
@@ -145,6 +146,35 @@ def test_a_lone_prompt_is_known_again_after_a_restart(tiny: Path, tmp_path: Path
     assert_same(again, first)
     assert again[0].usage is not None
     assert again[0].usage.cached_tokens == again[0].usage.prompt_tokens - 1
+
+
+def test_a_system_prompt_that_one_prompt_followed_is_known_by_another_after_a_restart(
+    tiny: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"prefix_cache_dir": str(tmp_path / "prefixes")}
+    answers(tiny, [ask(SYSTEM + "one and some more words", 60)], together=False, **options)
+    again, load = answers(tiny, [ask(SYSTEM + "two")], together=False, **options)
+    fresh, _ = answers(tiny, [ask(SYSTEM + "two")], together=False)
+    assert_same(again, fresh)
+    usage = again[0].usage
+    assert usage is not None
+    assert usage.prompt_tokens - 10 < usage.cached_tokens < usage.prompt_tokens
+    assert load.kv_used <= usage.total_tokens, "what the file had beyond the common beginning takes no room"
+
+
+def test_where_no_file_can_be_made_it_serves_without_and_says_so_once(
+    tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "foreshore"):
+        found, _ = answers(tiny, [ask(SYSTEM), ask(SYSTEM)], together=False, prefix_cache_dir="/proc/none/prefixes")
+    assert [a.usage is not None and a.usage.cached_tokens > 0 for a in found] == [False, True]
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith("no prefix cache on disk: /proc/none/prefixes cannot be used")
+
+
+def test_a_file_in_place_of_the_folder_is_an_error_of_the_config(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match="prefix_cache_dir"):
+        answers(tiny, [ask(SYSTEM)], together=False, prefix_cache_dir=str(tiny))
 
 
 def test_damaged_beginnings_are_computed_again(tiny: Path, tmp_path: Path) -> None:
