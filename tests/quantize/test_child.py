@@ -121,3 +121,11 @@ def test_it_may_be_closed_twice() -> None:
     child = Child(MODULE, doing="echoed", environment={"PYTHONPATH": ROOT})
     child.close()
     child.close()
+
+
+@pytest.mark.parametrize("module", ["foreshore.quantize.native_child", "foreshore.edge.worker"])
+def test_it_does_not_begin_with_what_it_never_uses(module: str) -> None:
+    """A worker of either starts anew often: the runtime's and the gateway's own modules double what that takes."""
+    code = f"import {module}, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"foreshore.edge.backend", "prometheus_client", "asyncio"} & set(loaded.split())
