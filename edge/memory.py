@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from foreshore.edge.gguf import TENSOR_TYPES, GgufInfo, Tensor, inspect
-from foreshore.edge.onnx.file import inspect as inspect_onnx
+from foreshore.edge.onnx.folder import OnnxFolder, open_folder
+from foreshore.edge.onnx.info import context_tokens, kv_tokens, piece_tokens
 from foreshore.edge.options import DEFAULT_CONTEXT, EngineOptions
 
 __all__ = ["Estimate", "estimate", "estimate_gguf", "gib"]
@@ -24,7 +25,9 @@ WORD = 200  # a token of the vocabulary: the engine's tables and ours
 KV_BYTES = 1 << 30  # what the cache may take by default; edge/engine.py plans with the same number
 KV_PAD = 256  # llama_context pads n_ctx to this
 DRAFTED = 16  # rows of logits for drafts, edge/engine.py's MAX_DRAFTED
-ONNX_ARENA = 1.3  # ONNX Runtime keeps its activations and some prepacked weights beside the file's bytes
+ONNX_PROCESS = 110_000_000  # the same with ONNX Runtime and its tokenizer
+ONNX_ARENA = 1.3  # ONNX Runtime keeps some prepacked weights beside the file's bytes
+ONNX_SCORES = 6  # tensors of attention scores that its arena comes to hold (measured: 5 to 8)
 _BYTES = {name: size / block for name, block, size in TENSOR_TYPES.values()}
 _REPACKED = {  # by machine, what the CPU backend copies into its own order
     "x86": ("q4_0", "q4_k", "q2_k", "iq4_nl", "mxfp4"),
@@ -57,10 +60,10 @@ class Estimate:
 def estimate(path: Path, options: EngineOptions) -> Estimate:
     """What a worker with the model at `path` will hold. Raises `NotFound` or `ModelError` as `inspect` does.
 
-    Not in it, for they come only on demand: `park_bytes`, and the context of deterministic requests.
+    Not in it, for they come only on demand: `park_bytes`, `prefix_cache_bytes`, the context of deterministic requests.
     """
     if path.suffix.lower() != ".gguf":
-        return _onnx(path)
+        return _onnx(path, options)
     made = estimate_gguf(inspect(path), options)
     if options.draft_model is None:
         return made
@@ -103,9 +106,30 @@ def estimate_gguf(info: GgufInfo, options: EngineOptions, *, kv_tokens: int | No
     )
 
 
-def _onnx(path: Path) -> Estimate:
-    size = inspect_onnx(path).size_bytes
-    return Estimate(weights=size, cache=0, buffers=PROCESS + int((ONNX_ARENA - 1) * size))
+def _onnx(path: Path, options: EngineOptions) -> Estimate:
+    """Keys and values come and go with the requests; while a step runs they are there twice (edge/onnx/info.py)."""
+    folder = open_folder(path)
+    size, cell = folder.file.size_bytes, folder.file.token_bytes
+    context = context_tokens(folder, options) if cell else 0
+    tokens = kv_tokens(options, context, cell) if cell else 0
+    return Estimate(
+        weights=size,
+        cache=2 * tokens * cell,
+        buffers=ONNX_PROCESS + int((ONNX_ARENA - 1) * size) + _onnx_step(folder, options, min(context, tokens)),
+        kv_tokens=tokens,
+        cell=2 * cell,
+    )
+
+
+def _onnx_step(folder: OnnxFolder, options: EngineOptions, context: int) -> int:
+    """A piece of a prompt at the end of the context: its logits, and each head's scores over all before it."""
+    heads, vocab = (_count(folder.config, *names) for names in (("num_attention_heads", "n_head"), ("vocab_size",)))
+    piece = min(options.batch_tokens, piece_tokens(vocab))
+    return 4 * piece * (vocab + ONNX_SCORES * heads * context) if context else 0
+
+
+def _count(config: Mapping[str, object], *names: str) -> int:
+    return next((v for n in names if type(v := config.get(n)) is int and v > 0), 1)
 
 
 def _cell(info: GgufInfo, kv_type: str) -> int:

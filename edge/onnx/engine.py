@@ -6,7 +6,6 @@ those of like length in one batch.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshore.edge.onnx.cache import Block, KvCache, KvShape
+from foreshore.edge.onnx.file import PAST
 from foreshore.edge.onnx.folder import OnnxFolder
-from foreshore.edge.onnx.info import describe
+from foreshore.edge.onnx.info import describe, piece_tokens
 from foreshore.edge.onnx.session import Session, Tensor, numpy_type
 from foreshore.edge.onnx.vocab import OnnxVocab
 from foreshore.edge.options import MAX_SLOTS, EngineOptions
@@ -23,9 +23,7 @@ from foreshore.errors import ForeshoreError, ModelError
 
 __all__ = ["OnnxBatch", "OnnxEngine"]
 
-LOGIT_BYTES = 1 << 26  # an exported graph gives logits for every token of a prompt's part; parts are cut to fit
 PADDING = 128  # tokens that the shorter rows of a batch may be padded by, or else by their own length
-_PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)")
 _TEXT_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 
@@ -78,7 +76,7 @@ class OnnxEngine:
         self._held: list[Tensor] = []  # whose memory the rows of logits are
         self.batch = OnnxBatch(options.batch_tokens)
         self.vocab = OnnxVocab(folder, self._vocab_size(folder))
-        self._chunk = max(1, LOGIT_BYTES // (4 * self.vocab.size))
+        self._chunk = piece_tokens(self.vocab.size)
         self.info = describe(folder, session, options, vocab_size=self.vocab.size, token_bytes=shape.token_bytes)
 
     @property
@@ -183,15 +181,16 @@ class OnnxEngine:
             rows = self._run([key], np.array([piece], np.int64))
             for back in range(1, part.wanted + 1):  # the last token is back 1
                 at = end - back - begin
-                if 0 <= at < len(piece):
-                    self._logits[part.row + 1 - back] = rows[0, at]
+                if 0 <= at < len(piece):  # a copy, or the whole piece's would stay for one row
+                    self._logits[part.row + 1 - back] = rows.array[0, at].astype(np.float32)
 
     def _add_one(self, parts: Sequence[_Part]) -> None:
         rows = self._run([(False, p.slot) for p in parts], np.array([p.tokens for p in parts], np.int64))
-        for part, row in zip(parts, rows, strict=True):
+        self._held.append(rows)
+        for part, row in zip(parts, rows.array.astype(np.float32, copy=False), strict=True):
             self._logits[part.row] = row[0]
 
-    def _run(self, keys: Sequence[Hashable], tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _run(self, keys: Sequence[Hashable], tokens: NDArray[np.int64]) -> Tensor:
         """Logits for `tokens` (sequences, tokens), which follow what the cache holds of `keys`."""
         block = self._cache.block(keys)
         count = tokens.shape[1]
@@ -206,8 +205,7 @@ class OnnxEngine:
         inputs.update(zip(self._cache.shape.names, block.tensors, strict=True))
         logits, *presents = self._session.run(inputs, ["logits", *self._presents])
         self._cache.store(Block(block.keys, tuple(n + count for n in block.lengths), tuple(presents)))
-        self._held.append(logits)
-        return logits.array.astype(np.float32, copy=False)
+        return logits
 
     def _groups(self, parts: Sequence[_Part]) -> Iterator[list[_Part]]:
         """Batches whose rows are of like length; the order is by length, so that members stay together."""
@@ -222,7 +220,7 @@ class OnnxEngine:
 
 
 def _kv_shape(session: Session) -> KvShape:
-    found = {name: value for name, value in session.inputs.items() if _PAST.fullmatch(name)}
+    found = {name: value for name, value in session.inputs.items() if PAST.fullmatch(name)}
     unknown = sorted(set(session.inputs) - set(found) - set(_TEXT_INPUTS))
     if unknown or not found or "input_ids" not in session.inputs or "logits" not in session.outputs:
         raise ModelError(

@@ -1,13 +1,15 @@
 """Reads what an .onnx file says of itself, without running anything: the parent checks a model before a worker does.
 
 An ONNX file is one protobuf message. Only the fields needed here are read, by the numbers of onnx.proto:
-tensors wherever they stand, for their types, sizes and the files they lie in, and the nodes that unpack weights.
+tensors wherever they stand, for their types, sizes and the files they lie in, the nodes that unpack weights, and of the
+graph's inputs those that keys and values come back by.
 """
 
 from __future__ import annotations
 
 import math
 import mmap
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,8 +17,9 @@ from pathlib import Path, PurePosixPath
 from foreshore.errors import ModelError, NotFound
 from foreshore.protobuf import fields, message, text, varints
 
-__all__ = ["OnnxFile", "inspect"]
+__all__ = ["PAST", "OnnxFile", "inspect"]
 
+PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)")  # the inputs of a decoder for what it computed before
 MAX_DEPTH = 16  # of graphs within nodes
 # TensorProto.DataType of weights: name, bits
 _WEIGHTS = {
@@ -30,6 +33,7 @@ class OnnxFile:
     parameters: int  # weights, packed ones counted as what they unpack to
     size_bytes: int  # with the files that hold its tensors
     weights: str  # the type that most of their bytes have, such as "fp32" or "int8"
+    token_bytes: int  # keys and values of one token; 0: the graph keeps none
 
 
 @dataclass(slots=True)
@@ -37,6 +41,7 @@ class _Found:
     tensors: list[_Tensor] = field(default_factory=list)
     packed: dict[str, int] = field(default_factory=dict)  # tensor -> bits of each of the numbers packed into it
     external: set[str] = field(default_factory=set)
+    token_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,9 @@ def inspect(path: Path) -> OnnxFile:
     except (OSError, ValueError, IndexError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{path.name!r} is no ONNX model: {error}", hint="export it again") from error
     size = len(data) + sum(_external(path.parent, name).stat().st_size for name in found.external)
-    return OnnxFile(parameters=_parameters(found), size_bytes=size, weights=_weights(found))
+    return OnnxFile(
+        parameters=_parameters(found), size_bytes=size, weights=_weights(found), token_bytes=found.token_bytes
+    )
 
 
 def _external(folder: Path, location: str) -> Path:
@@ -112,6 +119,27 @@ def _graph(data: memoryview, found: _Found, depth: int) -> None:
             for inner, tensor in fields(message(value)):
                 if inner in (1, 2):
                     _tensor(message(tensor), found)
+        elif number == 11 and depth == 0:
+            found.token_bytes += _past_bytes(message(value))
+
+
+def _past_bytes(data: memoryview) -> int:
+    """Bytes of one token in an input that is a layer's keys or values, (rows, heads, tokens, width); else 0."""
+    name, shape, bits = "", memoryview(b""), 0
+    for number, value in fields(data):
+        if number == 1:
+            name = text(value)
+        elif number == 2:
+            for tensor in (message(v) for n, v in fields(message(value)) if n == 1):
+                for inner, part in fields(tensor):
+                    if inner == 1 and isinstance(part, int):
+                        bits = _WEIGHTS.get(part, ("", 0))[1]
+                    elif inner == 2:
+                        shape = message(part)
+    if not PAST.fullmatch(name):
+        return 0
+    sizes = [next((v for n, v in fields(message(dim)) if n == 1 and isinstance(v, int)), 0) for _, dim in fields(shape)]
+    return sizes[1] * sizes[3] * bits // 8 if len(sizes) == 4 else 0
 
 
 def _node(data: memoryview, found: _Found, depth: int) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foreshore.edge.onnx.encoder import OnnxEncoder
-from foreshore.edge.onnx.engine import LOGIT_BYTES, OnnxEngine
+from foreshore.edge.onnx.engine import OnnxEngine
 from foreshore.edge.onnx.folder import OnnxFolder, open_folder
+from foreshore.edge.onnx.info import piece_tokens
 from foreshore.edge.onnx.session import Session, numpy_type
 from foreshore.edge.options import EngineOptions
 from foreshore.errors import ModelError, UsageError
@@ -114,7 +115,7 @@ def _compared(came: NDArray[np.int64], parent: Logits, logits: Logits) -> NDArra
 
 
 def _piece(engine: OnnxEngine) -> int:
-    return max(1, min(PIECE, LOGIT_BYTES // (4 * engine.vocab.size)))
+    return min(PIECE, piece_tokens(engine.vocab.size))
 
 
 def _pieces(tokens: Sequence[int], engine: OnnxEngine) -> Iterator[Sequence[int]]:

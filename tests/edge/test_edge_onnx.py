@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from foreshore.backend import Answer, collect
 from foreshore.edge import EngineOptions, LocalBackend, Runtime
 from foreshore.edge.engine import Aborted, Engine
+from foreshore.edge.memory import estimate
 from foreshore.edge.onnx.encoder import OnnxEncoder
 from foreshore.edge.onnx.engine import OnnxEngine
 from foreshore.edge.onnx.folder import open_folder
 from foreshore.edge.onnx.session import Session
 from foreshore.edge.onnx.vocab import OnnxVocab
+from foreshore.edge.pool import Pool
 from foreshore.edge.vocab import Vocab
 from foreshore.errors import BadRequest, ContextExceeded, DeadlineExceeded, ModelError, NotFound, UsageError
 from foreshore.testing import CONTRACT, Check
@@ -169,6 +172,38 @@ def test_a_deterministic_request_runs_beside_others(folder: Path, greedy: Callab
     found = asyncio.run(answers(folder, EngineOptions(threads=1), [*requests, requests[0]][:-1]))
     for request, answer in zip(requests, found, strict=True):
         assert drawn(answer) == pieces(folder, greedy("Qwen2", str(request.prompt), 20))
+
+
+def test_a_worker_takes_what_was_estimated(tmp_path: Path) -> None:
+    heads: dict[str, Any] = {
+        "head_dim": 256,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": 2,
+    }
+    source = decoder(tmp_path / "hf", "Qwen3", max_position_embeddings=2048, **heads)
+    folder = export(source, tmp_path / "onnx", "text-generation-with-past")
+    cache: dict[str, Any] = {"slots": 3, "context_tokens": 1000, "kv_tokens": 3000, "prefix_cache": False}
+    options = EngineOptions(threads=1, batch_tokens=128, **cache)
+    expected = estimate(folder / "model.onnx", options)
+    assert expected.cell == 2 * 2 * 2 * 4 * 256 * 4  # twice; of 2 layers keys and values, 4 heads each, in float32
+    assert expected.cache == 3000 * expected.cell
+
+    async def scenario() -> int:
+        backend = LocalBackend(folder, options=options, pool=Pool())
+        try:
+            info = await backend.start()
+            assert (info.kv_tokens, info.context_tokens) == (expected.kv_tokens, 1000)
+            prompts = [tuple((i + 7 * j) % 500 for j in range(960)) for i in range(3)]
+            sampling = Sampling(max_tokens=8, temperature=0)
+            requests = [Request(task="completion", prompt=p, sampling=sampling, extra=IGNORE) for p in prompts]
+            await asyncio.gather(*(collect(backend, r) for r in requests))
+            return int(psutil.Process(backend.pid).memory_info().rss)
+        finally:
+            await backend.close()
+
+    taken = asyncio.run(asyncio.wait_for(scenario(), 120))
+    assert expected.total - expected.cache < taken < 1.1 * expected.total
 
 
 def test_fewer_threads_from_the_next_step_on(folder: Path) -> None:
