@@ -30,26 +30,13 @@ def write_decoder(
 ) -> Path:
     """A Qwen2-shaped decoder over byte-level BPE with ChatML tokens; greedily it writes none of `never`."""
     rng = np.random.default_rng(seed)
-    tokens, types = _bpe_vocab()
     heads, kv_heads, inner = 4, 2, 2 * width
-    writer = gguf.GGUFWriter(path, "qwen2")
-    writer.add_name("tiny")
-    writer.add_context_length(context)
-    writer.add_embedding_length(width)
-    writer.add_block_count(layers)
+    writer, tokens = _generator(path, "qwen2", context=context, width=width, layers=layers)
     writer.add_feed_forward_length(inner)
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(10000.0)
-    writer.add_file_type(0)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(list(MERGES))
-    writer.add_eos_token_id(tokens.index("<|im_end|>"))
-    writer.add_add_bos_token(False)
     if template is not None:
         writer.add_chat_template(template)
 
@@ -77,6 +64,42 @@ def write_decoder(
             writer.add_tensor(f"blk.{i}.{name}", np.zeros(size, np.float32))
         for name in ("attn_norm.weight", "ffn_norm.weight"):
             writer.add_tensor(f"blk.{i}.{name}", np.ones(width, np.float32))
+    return _finish(writer, path)
+
+
+def write_recurrent(path: Path, *, seed: int = 0, context: int = 1024, layers: int = 2, width: int = 64) -> Path:
+    """A Mamba over the same tokens: of all that it read it keeps one state."""
+    rng = np.random.default_rng(seed)
+    inner, state, kernel, rank = 2 * width, 16, 4, 4
+    writer, tokens = _generator(path, "mamba", context=context, width=width, layers=layers)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+    writer.add_layer_norm_rms_eps(1e-6)
+
+    def weight(*shape: int) -> np.ndarray:
+        return rng.normal(0, 1 / np.sqrt(shape[-1]), shape).astype(np.float32)
+
+    writer.add_tensor("token_embd.weight", weight(len(tokens), width))
+    writer.add_tensor("output.weight", 4 * weight(len(tokens), width))
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
+    for i in range(layers):
+        for name, tensor in {
+            "attn_norm.weight": np.ones(width, np.float32),
+            "ssm_in.weight": weight(2 * inner, width),
+            "ssm_conv1d.weight": weight(inner, kernel),
+            "ssm_conv1d.bias": np.zeros(inner, np.float32),
+            "ssm_x.weight": weight(rank + 2 * state, inner),
+            "ssm_dt.weight": weight(inner, rank),
+            "ssm_dt.bias": np.zeros(inner, np.float32),
+            "ssm_a": -np.tile(np.arange(1, state + 1, dtype=np.float32), (inner, 1)),
+            "ssm_d": np.ones(inner, np.float32),
+            "ssm_out.weight": weight(width, inner),
+        }.items():
+            writer.add_tensor(f"blk.{i}.{name}", tensor)
     return _finish(writer, path)
 
 
@@ -146,6 +169,27 @@ def write_encoder(path: Path, *, seed: int = 0) -> Path:
 
 
 _LONG = {"unk": "unknown", "pad": "padding", "sep": "seperator"}  # the last as GGUF spells it
+
+
+def _generator(
+    path: Path, architecture: str, *, context: int, width: int, layers: int
+) -> tuple[gguf.GGUFWriter, list[str]]:
+    """A header with byte-level BPE and ChatML tokens, to be filled up, and the tokens."""
+    tokens, types = _bpe_vocab()
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name("tiny")
+    writer.add_context_length(context)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_file_type(0)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(list(MERGES))
+    writer.add_eos_token_id(tokens.index("<|im_end|>"))
+    writer.add_add_bos_token(False)
+    return writer, tokens
 
 
 def _bpe_vocab() -> tuple[list[str], list[int]]:

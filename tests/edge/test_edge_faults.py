@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Collection
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,13 @@ import pytest
 
 from foreshore.backend import collect
 from foreshore.edge import EngineOptions, LocalBackend
+from foreshore.edge.loader import load
 from foreshore.edge.pool import Pool
 from foreshore.edge.protocol import Ping, encode
 from foreshore.errors import BadRequest, DeadlineExceeded, WorkerDied
-from foreshore.types import Request, Sampling
+from foreshore.types import Chunk, Request, Sampling
 from tests.edge.test_edge_worker import PATIENCE_S, ask, open_backend, run, signalled, until
-from tests.tiny_model import write_decoder
+from tests.tiny_model import write_decoder, write_recurrent
 
 
 def reading(tokens: int, **fields: Any) -> Request:
@@ -67,6 +71,34 @@ def test_peers_of_an_aborted_step_lose_nothing(tmp_path: Path) -> None:
             assert received[-1].usage.completion_tokens == 40
 
     run(scenario())
+
+
+@pytest.mark.parametrize("make", [write_decoder, write_recurrent])
+def test_steps_that_were_ended_change_no_answer(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    path = make(tmp_path / "model.gguf")
+    requests = [replace(ask(24), id="long", prompt="the cat sat on the mat " * 12), replace(ask(40), id="short")]
+    undisturbed = stepped(path, requests, ended=())
+    assert stepped(path, requests, ended=(0, 2, 3, 9, 20)) == undisturbed, "prompts, and answers between tokens"
+
+
+def stepped(path: Path, requests: list[Request], *, ended: Collection[int]) -> dict[str, str]:
+    """Their answers from a worker's parts, the steps with these numbers ended as they begin."""
+    loaded = load(path, EngineOptions(threads=1, batch_tokens=32, slots=2))
+    for request in requests:
+        prepared = loaded.prepare(request, 0.0)
+        assert not isinstance(prepared, Chunk)
+        loaded.steps.submit(prepared)
+    texts: dict[str, str] = dict.fromkeys((request.id for request in requests), "")
+    for number in itertools.count():
+        if loaded.steps.idle:
+            break
+        if number in ended:
+            loaded.steps.abort()
+        for name, chunk in loaded.steps.step():
+            assert isinstance(chunk, Chunk)
+            texts[name] += chunk.text
+    loaded.steps.close()
+    return texts
 
 
 @pytest.mark.parametrize("when", ["idle", "streaming"])
@@ -116,6 +148,27 @@ def test_poison_for_one_model_is_served_by_another_and_a_pardon_is_possible(tiny
         finally:
             await first.close()
             await second.close()
+
+    run(scenario())
+
+
+def test_a_request_whose_worker_ends_by_an_error_is_blamed(tiny: Path) -> None:
+    async def scenario() -> None:
+        async with open_backend(tiny) as backend:
+            for _ in range(2):
+                await backend.start()
+                async with aclosing(backend.stream(ask(902))) as stream:  # type: ignore[type-var]
+                    await anext(stream)
+                    supervisor = backend._seat.supervisor
+                    assert supervisor is not None
+                    assert supervisor._child is not None
+                    supervisor._child.socket.sendall(b"\xff\xff\xff\xff")  # its reader raises, and it exits with 1
+                    with pytest.raises(WorkerDied, match="exit status 1"):
+                        async for _ in stream:
+                            pass
+            with pytest.raises(BadRequest, match="2 times"):
+                await collect(backend, ask(902))
+            assert (await collect(backend, ask(7))).finish_reason == "length"
 
     run(scenario())
 

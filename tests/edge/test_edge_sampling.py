@@ -276,6 +276,25 @@ def allowed(vocab: Vocab, text: str) -> NDArray[np.bool_]:
     return found
 
 
+def test_a_chain_that_cannot_be_made_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[Any] = []
+    free = native.llama_sampler_free
+
+    def counted(chain: Any) -> None:
+        freed.append(chain)
+        free(chain)
+
+    monkeypatch.setattr(native, "llama_sampler_free", counted)
+
+    def fail() -> None:
+        raise BadRequest("no such grammar")
+
+    greedy = Stage(name="greedy", make=native.llama_sampler_init_greedy)
+    with pytest.raises(BadRequest, match="no such grammar"):
+        Chain([greedy, Stage(name="grammar", make=fail)])
+    assert len(freed) == 1
+
+
 def test_a_grammar_that_names_tokens_is_asked_about_all_of_them(tmp_path: Path) -> None:
     with bare_vocab(tmp_path, 3000, controls=("<|end|>", "<|tool|>")) as vocab:
         tool = vocab.tokenize("<|tool|>", special=True)[0]
