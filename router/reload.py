@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from foreshore.config import Config, load_config
@@ -20,8 +21,11 @@ class Watcher:
     """Looks at `path` every `every` seconds, and whenever `check` is called (SIGHUP); at the estimator too, for that is
     trained anew while the config stays."""
 
-    def __init__(self, router: Router, path: Path, *, every: float = EVERY_S) -> None:
-        self._router, self._path, self._every = router, path, every
+    def __init__(
+        self, router: Router, path: Path, *, every: float = EVERY_S, prepare: Callable[[Config], object] | None = None
+    ) -> None:
+        """`prepare` makes what a config needs before it is taken up, in a thread; its `ForeshoreError` refuses it."""
+        self._router, self._path, self._every, self._prepare = router, path, every, prepare
         self._estimator = router.loaded.config.quality.file  # as the newest file has it, taken up or refused
         self._seen = self._stamps()
         self._lock = asyncio.Lock()
@@ -43,6 +47,8 @@ class Watcher:
                 config = await asyncio.to_thread(load_config, self._path)
                 self._estimator = config.quality.file
                 self._seen = (stamps[0], _stamp(self._estimator))
+                if self._prepare is not None:
+                    await asyncio.to_thread(self._prepare, config)
                 await self._router.reload(self._here(config))
             except ForeshoreError as error:
                 self._router.refuse_config(error)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from foreshore.backend import collect
-from foreshore.config import load_config
-from foreshore.errors import RoutingError, Unavailable
+from foreshore.config import Config, load_config
+from foreshore.errors import RoutingError, SetupError, Unavailable
 from foreshore.router.label import Caller
 from foreshore.router.reload import Watcher
 from foreshore.router.router import Router
@@ -149,6 +149,34 @@ def test_a_wrong_config_is_reported_and_the_last_good_one_stays(tmp_path: Path) 
         await watcher.check(force=True)
         assert router.loaded is not loaded
         assert router.config_error == ""
+        await router.close()
+
+    asyncio.run(run())
+
+
+def test_what_a_new_config_needs_is_made_before_it_is_taken_up(tmp_path: Path) -> None:
+    file = tmp_path / "foreshore.yaml"
+    write(file, "old")
+    seen: list[tuple[Config, bool]] = []
+
+    async def run() -> None:
+        router = Router(load_config(file), backends={name: FakeBackend(name=name) for name in ("edge", "spare")})
+        loaded = router.loaded
+
+        def prepare(config: Config) -> None:
+            seen.append((config, router.loaded is loaded))
+            if len(seen) == 1:
+                raise SetupError("it cannot be built")
+
+        watcher = Watcher(router, file, prepare=prepare)
+        write(file, "new")
+        await watcher.check()
+        assert router.loaded is loaded
+        assert router.config_error == "it cannot be built"
+        await watcher.check(force=True)
+        assert router.loaded is not loaded
+        assert [before for _, before in seen] == [True, True]
+        assert router.loaded.config.targets == seen[-1][0].targets
         await router.close()
 
     asyncio.run(run())

@@ -149,7 +149,7 @@ async def _following(router: Router, path: Path | None) -> AsyncIterator[None]:
     if path is None:
         yield
         return
-    watcher = Watcher(router, path)
+    watcher = Watcher(router, path, prepare=_build_starters)
     tasks = {asyncio.create_task(watcher.run())}
     now = partial(watcher.check, force=True)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: tasks.add(asyncio.create_task(now())))
