@@ -26,13 +26,12 @@ CRASHES = frozenset({signal.SIGSEGV, signal.SIGILL, signal.SIGABRT, signal.SIGBU
 _READ = 1 << 18
 _log = logging.getLogger("foreshore")
 # Measured in benchmarks/LOG.md; a value the user has set wins.
-ENGINE_ENVIRONMENT = {
-    # The engine's threads meet at a barrier after each node of the graph. GNU OpenMP lets them spin there for
-    # a millisecond, which on a machine with other work takes the processor from the very thread one waits for.
-    "GOMP_SPINCOUNT": "1000",
-    # Weights that the engine has rearranged lie in memory from malloc: huge pages save a tenth of a stream's step.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
+# Weights that the engine has rearranged lie in memory from malloc: huge pages save a tenth of a stream's step.
+WORKER_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+# For a process that computes with the engine and does not watch its spin, as a worker does (`spin_watch`): a short one.
+# The engine's threads meet at a barrier after each node of the graph. GNU OpenMP lets them spin there for milliseconds,
+# which on a machine with other work takes the processor from the very thread one waits for.
+ENGINE_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", **WORKER_ENVIRONMENT}
 
 
 class Child:
@@ -50,7 +49,7 @@ class Child:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
-                env={**ENGINE_ENVIRONMENT, **os.environ},
+                env={**WORKER_ENVIRONMENT, **os.environ},
             )
         except OSError as error:
             ours.close()

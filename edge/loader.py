@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import llama_cpp.llama_cpp as native
 
 from foreshore.edge.embedder import ranks
 from foreshore.edge.engine import Engine
@@ -49,6 +52,7 @@ class Loaded:
     info: ModelInfo
     prepare: Callable[[Any, float], Prepared | Chunk]  # a chunk is the whole answer
     steps: Steps
+    library: ctypes.CDLL | None = None  # what computes, where its threads may be OpenMP's
 
 
 def load(path: Path, options: EngineOptions) -> Loaded:
@@ -60,7 +64,7 @@ def load(path: Path, options: EngineOptions) -> Loaded:
     inspect(path)
     engine = Engine(path, options)
     engine.warm_up()
-    return Loaded(info=engine.info, prepare=_preparer(engine).prepare, steps=Stepper(engine))
+    return Loaded(info=engine.info, prepare=_preparer(engine).prepare, steps=Stepper(engine), library=native._lib)
 
 
 def _preparer(engine: Engine) -> Preparer:

@@ -1,7 +1,8 @@
 """The worker process: `python -m foreshore.edge.worker FD`, where FD is its end of a socket pair.
 
 Four kinds of threads: the main one owns the engine and steps; one reads the socket; a few prepare requests;
-one ends a step that would pass a deadline. It ends when the socket closes, so that no worker outlives its parent.
+one ends a step that would pass a deadline, and watches how the engine's threads wait. It ends when the socket closes,
+so that no worker outlives its parent.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from foreshore.edge.protocol import (
     request_of,
     unframe,
 )
+from foreshore.edge.spin_watch import SpinWatch, prepare_spin, watch_spin
 from foreshore.errors import ForeshoreError, UpstreamError
 from foreshore.types import Chunk
 
@@ -69,6 +71,7 @@ class Worker:
         self._busy_since: float | None = None  # written by the main thread alone
         self._busy = threading.Event()
         self._loaded = False
+        self._spin: SpinWatch | None = None
 
     def run(self) -> None:
         """Serve until the parent goes away."""
@@ -85,9 +88,13 @@ class Worker:
             self._turn()
 
     def _load(self, start: Start) -> ModelInfo:
+        changes = prepare_spin()
         from foreshore.edge.loader import load  # native code: loaded only after the parent can hear from us
 
         loaded = load(Path(start.path), start.options)
+        if changes:
+            self._spin = watch_spin(loaded.library)
+        self._threads = loaded.info.threads
         self._prepared, self._stepper = loaded.prepare, loaded.steps
         self._loaded = True
         gc.freeze()  # what is there by now stays: a collection amid a step need not look at it
@@ -181,6 +188,7 @@ class Worker:
         elif isinstance(message, Cancel):
             self._cancel(message.id)
         elif isinstance(message, SetThreads):
+            self._threads = message.threads
             self._inbox.put(lambda: self._stepper.set_threads(message.threads))
         elif isinstance(message, Ping):
             since = self._busy_since
@@ -198,10 +206,13 @@ class Worker:
     # The watchdog's thread
 
     def _watch(self) -> None:
-        """End steps that are due. It sleeps while the worker is idle, and costs the engine's thread no lock."""
+        """End steps that are due, and look how threads wait. It sleeps while the worker is idle, and costs the engine's
+        thread no lock."""
         while True:
             self._busy.wait()
             due: float | None = getattr(self._stepper, "due", None)  # an engine without this has short steps
+            if self._spin is not None:
+                self._spin.turn(time.monotonic(), self._threads)
             wait = WATCH_S if due is None else due - time.monotonic()
             if due is not None and wait <= 0:
                 self._stepper.abort()  # one that is over by now costs the next step a second try, no more
