@@ -58,9 +58,18 @@ class Bounds:
         except ValueError as error:
             raise self._contradiction(options) from error
 
+    def hold(self, choice: Choice) -> bool:
+        """Whether `choice` is within all."""
+        within_bytes = total_bytes(choice) <= self.bytes
+        return within_bytes and total_memory(choice) <= self.memory and total_seconds(choice) <= self.seconds
+
     def size(self, choice: Choice) -> int:
         """Bytes of the file."""
         return self.fixed_bytes + total_bytes(choice)
+
+    def held(self, choice: Choice) -> int | None:
+        """Bytes of memory, where that is bounded."""
+        return None if self.targets.memory is None else self.fixed_memory + total_memory(choice)
 
     def _contradiction(self, options: Options) -> UsageError:
         small, lean, fast = (self._best(options, thing) for thing in ("bytes", "memory", "seconds"))

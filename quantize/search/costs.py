@@ -19,7 +19,8 @@ __all__ = ["Belief", "costs"]
 SLOPES = (0.6, 1.4)  # beyond the measured types
 SMALLEST = 1e-12  # nats or share: what is below cannot be told from nothing
 SPREAD = 0.25  # of the scales before any mix was measured, one standard deviation
-MISFIT = 0.03  # of a measured mix against what its parts add up to, as a share
+MISFIT = 0.03  # of the best mix measured against what its parts add up to, as a share
+FURTHER = 2  # the power of a mix's KL over the best one's by which its misfit is more: greater losses add up otherwise
 
 
 def costs(errors: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
@@ -52,25 +53,27 @@ class Belief:
     """How much more, or less, each tensor costs within a mix than alone: a scale for each, learnt from whole mixes.
 
     KL of a mix is taken to be the sum over tensors of scale * cost. The scales are normal around one common value;
-    each measured mix is one linear observation of them, with an error of `MISFIT` of its value.
+    each measured mix is one linear observation of them, with an error of `MISFIT` of its value, or more.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._rows: list[NDArray[np.float64]] = []  # of each mix, the parts as shares of what it cost in truth
+        self._measured: list[float] = []
 
     def observe(self, parts: NDArray[np.float64], measured: float) -> None:
         """`parts`: what each tensor costs alone in the type that it has in the mix, (count,)."""
-        if isfinite(measured) and measured > 0:
+        if isfinite(measured) and measured > 0 and parts.sum() > 0:
             self._rows.append(parts / measured)
+            self._measured.append(measured)
 
     def scales(self, rng: np.random.Generator | None = None) -> NDArray[np.float64]:
         """The likeliest scales, or with `rng` a draw from all that fit what was measured; never below 0.05."""
         common = self.common()
         precision, weighted = np.eye(self._count) / SPREAD**2, np.full(self._count, 1 / SPREAD**2)
-        for row in self._rows:  # in units of the common scale, and of the mix's own value
-            precision += np.outer(row, row) * (common / MISFIT) ** 2
-            weighted += row * common / MISFIT**2
+        for row, misfit in zip(self._rows, self._misfits(), strict=True):  # in units of the common scale, of its value
+            precision += np.outer(row, row) * (common / misfit) ** 2
+            weighted += row * common / misfit**2
         mean = np.linalg.solve(precision, weighted)
         if rng is not None:
             mean = mean + np.linalg.solve(np.linalg.cholesky(precision).T, rng.normal(size=self._count))
@@ -78,5 +81,12 @@ class Belief:
 
     def common(self) -> float:
         """What the mixes measured so far cost over what their parts add up to, on average."""
-        ratios = [1 / row.sum() for row in self._rows if row.sum() > 0]
-        return float(np.exp(np.mean(np.log(ratios)))) if ratios else 1.0
+        known = [(np.log(1 / row.sum()), misfit**-2) for row, misfit in zip(self._rows, self._misfits(), strict=True)]
+        if not known:
+            return 1.0
+        ratios, weights = zip(*known, strict=True)
+        return float(np.exp(np.average(ratios, weights=weights)))
+
+    def _misfits(self) -> NDArray[np.float64]:
+        measured = np.array(self._measured)
+        return MISFIT * (measured / measured.min(initial=inf)) ** FURTHER

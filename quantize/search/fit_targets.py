@@ -44,6 +44,12 @@ class FitTargets:
         """Whether the size is what is to be kept small, not the divergence."""
         return self.kl is not None and self.size is self.decode is self.memory is None
 
+    def order(self, size: int, kl: float) -> tuple[float, float]:
+        """Sorts mixes of `size` bytes, the better one first: by what is to be kept small, once enough is kept."""
+        if self.smallest and self.kl is not None and kl <= self.kl:
+            return 0.0, size
+        return float(self.smallest), kl
+
 
 def parse_fit(texts: str | Iterable[str]) -> FitTargets:
     """Clauses, each a string or several in one with commas between. Of two on one thing the stricter holds.

@@ -9,11 +9,11 @@ from math import prod
 from foreshore.quantize.measurements import Measurements
 from foreshore.quantize.measuring import Measuring
 from foreshore.quantize.search.decode_times import DecodeTimes
+from foreshore.quantize.search.probes import PROBES
 from foreshore.quantize.search.survey import Survey
 
-__all__ = ["PROBES", "REFINING", "SearchPlan", "affordable", "decode_table", "refining_seconds", "search_plan"]
+__all__ = ["DECODE_CHECKS", "REFINING", "SearchPlan", "affordable", "decode_table", "refining_seconds", "search_plan"]
 
-PROBES = (("q3_k", "q4_0"), ("q5_k", "q8_0"))  # measured alone; the second of a pair where rows do not divide by 256
 TOKENS = (4096, 2048, 1024, 512, 256)  # that a probe may be measured on
 TRIAL_SHARE = 3  # a whole mix is measured on so many times the tokens of a probe
 PROBING, TRYING = 0.4, 0.8  # shares of the budget, and of what is then left
@@ -22,7 +22,10 @@ QUANTIZING = 0.1  # share of the budget that making all weights in one type may 
 REFINING = 0.4  # share of the budget that refining the mix may take; where it takes more, it is left
 ROUNDINGS = 17  # of each weight while it is refined: in two sweeps of eight steps, and at first
 TIMED_TOKENS = 512  # of the measurement by which all others are planned
-QUICK = ("q4_0", "q8_0")  # types that are always offered: they take the least time to make
+TABLES_S = {"iq2_xs": 3.0, "iq2_s": 6.0}  # seconds that each process takes once to make tables for the type
+STARTING = 0.05  # share of the budget that such tables may take
+QUICK = ("q4_0", "q8_0")  # the types that take the least time to make
+CHEAP = (*QUICK, "q2_k", "q3_k", "q4_1", "q4_k", "q5_0", "q5_1", "q5_k", "q6_k")  # always offered, as llama.cpp does
 DECODE_CHECKS = 3  # of whole mixes' decode speed
 
 
@@ -54,6 +57,7 @@ def search_plan(measuring: Measuring, survey: Survey, budget_s: float, most: int
 
 def affordable(measuring: Measuring, survey: Survey, budget_s: float) -> Survey:
     """`survey` without types that take too long to make for this budget."""
+    survey = survey.only({kind for kind in survey.kinds if TABLES_S.get(kind, 0.0) <= STARTING * budget_s})
     sizes = {t.name: prod(t.shape) for t in survey.base.tensors}
     largest = {
         kind: max((n for n, some in survey.types.items() if kind in some[:-1]), key=lambda n: sizes[n])
@@ -65,7 +69,7 @@ def affordable(measuring: Measuring, survey: Survey, budget_s: float) -> Survey:
         measuring.record.put({"pace": kind}, pace)
     weights = sum(sizes[name] for name in survey.types)
     allowed = QUANTIZING * budget_s * len(measuring.meters) / weights
-    return survey.only({k for k in largest if k in QUICK or (measuring.record.get({"pace": k}) or 0.0) <= allowed})
+    return survey.only({k for k in largest if k in CHEAP or (measuring.record.get({"pace": k}) or 0.0) <= allowed})
 
 
 def decode_table(times: DecodeTimes, measuring: Measuring, survey: Survey) -> Survey:

@@ -1,8 +1,9 @@
 """Looks for the mix of types that keeps the most quality within a bound, by what mixes really cost on this model.
 
-    survey   the rounding error of every type, and KL of a few types of each tensor alone
-    solve    the knapsack over what the survey says: a first mix
-    trials   mixes that may be better are drawn from what is believed, measured whole, and what is believed is mended
+    survey     the types that each tensor may have, and llama.cpp's own mixes of them
+    probes     the rounding error of every type, and KL of a few types of each tensor alone
+    proposals  llama.cpp's mixes, the knapsack over what the probes say, and what may be better by what is believed
+    trials     these mixes, measured whole; what is believed is mended by each
 
 The mix that measured best wins. All are measured on the same documents, so that their differences are not noise. What
 wins is refined (`foreshore.quantize.search.refine`), where the budget has room for that, and measured once more.
@@ -14,15 +15,11 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
-from math import inf
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from foreshore.disk import sha256
 from foreshore.edge.gguf import GgufInfo, inspect
@@ -31,17 +28,16 @@ from foreshore.errors import ModelError, SetupError, UsageError
 from foreshore.quantize.imatrix import read_imatrix
 from foreshore.quantize.measurements import Measurements
 from foreshore.quantize.measuring import Measuring, OnSteps, Steps
+from foreshore.quantize.native import quantizer
 from foreshore.quantize.prune import prune
 from foreshore.quantize.search.bounds import Bounds, memory_table
-from foreshore.quantize.search.costs import Belief
 from foreshore.quantize.search.decode_times import DecodeTimes
+from foreshore.quantize.search.decoding import Decoding
 from foreshore.quantize.search.fit_targets import FitTargets
-from foreshore.quantize.search.knapsack import Choice, Option, frontier, total_memory, total_seconds
+from foreshore.quantize.search.found import Found
 from foreshore.quantize.search.meter import Meter, MeterJob, Meters, Mix
 from foreshore.quantize.search.moments import collect_moments
 from foreshore.quantize.search.plan import (
-    DECODE_CHECKS,
-    PROBES,
     REFINING,
     SearchPlan,
     affordable,
@@ -49,44 +45,18 @@ from foreshore.quantize.search.plan import (
     refining_seconds,
     search_plan,
 )
+from foreshore.quantize.search.probes import probed
+from foreshore.quantize.search.proposals import Proposals
 from foreshore.quantize.search.survey import TYPES, Survey, candidates
+from foreshore.quantize.search.trials import Trials
+from foreshore.quantize.search.uniform import uniform_mixes
 from foreshore.quantize.texts import Corpus
 
-__all__ = ["Found", "Trial", "search"]
+__all__ = ["Found", "search"]
 
 CONTEXT = 512
 SMALL = 512 << 20  # bytes of a parent that every core may have a process of its own for
 MOST_TRIALS = 48
-DRAWS = 8  # of a mix that was not measured yet, before the trials end
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One whole mix that was measured; KL in nats a token."""
-
-    types: Mapping[str, str]
-    bytes: int  # of its file
-    predicted: float  # before it was measured
-    measured: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """`measured` is KL on the search's own documents: measure the file on others for what it costs."""
-
-    types: Mapping[str, str]
-    bytes: int
-    predicted: float  # by what is known at the end
-    measured: float
-    tokens: int  # that mixes were measured on
-    seconds: float
-    complete: bool  # `False`: the budget ended it early
-    costs: Mapping[str, Mapping[str, float]]  # KL of each tensor alone, by type
-    trials: tuple[Trial, ...]
-    moments: Path | None = None  # for `assemble`: the mix was refined by them
-    refined: float | None = None  # KL with them; `predicted` and `measured` are without
-    memory: int | None = None  # bytes that a worker holds, where that was a target
-    decode: float | None = None  # tokens/s of one stream, measured, where that was a target
 
 
 def search(
@@ -126,15 +96,15 @@ def search(
     }
     engine, record = engine or EngineOptions(), Measurements(cache, settings)
     with (
+        quantizer() as planner,
         _tensors(cache) as tensors,
         Meters(job := _job(info, corpus, imatrix, tensors, workers), workers, make) as meters,
     ):
-        survey = candidates(info, meters.first.used, matrix, types)
-        if not survey.types:
+        every = candidates(info, meters.first.used, matrix, types, planner)
+        if not every.types:
             raise ModelError(f"{base.name!r} has no weights to choose types for", hint="give it in f16, bf16 or f32")
         measuring = Measuring(meters=meters, record=record, steps=steps)
-        every = survey.kinds
-        survey = affordable(measuring, survey, budget_s)
+        survey = affordable(measuring, every, budget_s)
         refining = None if cache is None or not refine else refining_seconds(record, survey, job.threads / _cores())
         if refining is not None and refining > REFINING * budget_s:
             refining = None
@@ -145,22 +115,25 @@ def search(
             survey = decode_table(times, measuring, survey)
         if targets.memory is not None:
             survey = survey.with_memory(memory_table(info, survey.types))
-        try:
-            bounds = Bounds.of(targets, info, survey.options(), engine)
-        except UsageError as error:
-            raise _with_time(error, sorted(set(every) - set(survey.kinds))) from error
-        found = _Search(survey, bounds, measuring, times, plan).run(began)
+        bounds = Bounds.of(targets, info, survey.options(), engine)
+        _check(bounds, survey, every)
+        own = uniform_mixes(survey, imatrix, planner).values()
+        found = _hunted(survey, bounds, own, measuring, times, plan)
+    found = replace(found, seconds=time.monotonic() - began)
     if refining is None or cache is None:
         return found
     moments = cache / f"moments-{settings['model']}-{corpus.sha256[:16]}.npz"
     return _refined(found, replace(job, moments=moments, threads=_cores()), plan.windows, began, budget_s)
 
 
-def _with_time(error: UsageError, dropped: Sequence[str]) -> UsageError:
-    if not dropped:
-        return error
-    more = f"a longer budget leaves time to make {', '.join(dropped)} too"
-    return UsageError(error.message, hint=f"{error.hint}; {more}")
+def _check(bounds: Bounds, survey: Survey, every: Survey) -> None:
+    """Raise `UsageError` before anything is measured if nothing can be within `bounds`, saying what can."""
+    try:
+        bounds.solve(survey.options())
+    except UsageError as error:
+        dropped = sorted(set(every.kinds) - set(survey.kinds))
+        more = f"; a longer budget leaves time to make {', '.join(dropped)} too" if dropped else ""
+        raise UsageError(error.message, hint=f"{error.hint}{more}") from error
 
 
 def _refined(found: Found, job: MeterJob, windows: int, began: float, budget_s: float) -> Found:
@@ -192,159 +165,33 @@ def _refined(found: Found, job: MeterJob, windows: int, began: float, budget_s: 
     return replace(found, moments=job.moments, refined=kl, seconds=time.monotonic() - began)
 
 
-class _Search:
-    def __init__(
-        self, survey: Survey, bounds: Bounds, measuring: Measuring, times: DecodeTimes, plan: SearchPlan
-    ) -> None:
-        bounds.solve(survey.options())  # or an error, before anything is measured
-        self.survey, self.bounds, self.measuring, self.times, self.plan = survey, bounds, measuring, times, plan
-        self.targets = bounds.targets
-        self.names = list(survey.types)
-        self.belief = Belief(len(self.names))
-        self.trials: list[Trial] = []
-        self.rng = np.random.default_rng(0)
-        self.aim = self.targets.kl or 0.0  # what the mixes tried are to cost, where the smallest is looked for
-
-    def run(self, began: float) -> Found:
-        steps = self.measuring.steps
-        self._look()
-        if self.targets.decode is not None:
-            self._decodes(self._mix(self._solve()))  # how far a mix is from what its types take alone
-        self._try(self.plan.trials)
-        best, decode = self._decoding() if self.targets.decode is not None else (self._best(), None)
-        complete = steps.left_s > 0
-        steps.step(steps.total - steps.done)
-        return Found(
-            types=best.types,
-            bytes=best.bytes,
-            predicted=self._predict(best.types),
-            measured=best.measured,
-            tokens=self.measuring.tokens(self.plan.windows),
-            seconds=time.monotonic() - began,
-            complete=complete,
-            costs=self.costs,
-            trials=tuple(self.trials),
-            memory=self._memory(best.types),
-            decode=decode,
-        )
-
-    def _look(self) -> None:
-        self.survey = self.survey.with_errors(self.measuring.errors(self.survey.pairs()))
-        pairs = [
-            (name, kind)
-            for pair in PROBES
-            for name in sorted(self.names, key=lambda n: -len(self.survey.types[n]))
-            if (kind := next((k for k in pair if k in self.survey.types[name]), None))
-        ]
-        found = self.measuring.kl([{name: kind} for name, kind in pairs], self.plan.probe)
-        measured = [(pair, kl) for pair, kl in zip(pairs, found, strict=True) if kl is not None]
-        self.survey = self.survey.with_kl(measured)
-        self.costs = self.survey.costs()
-
-    def _try(self, count: int) -> None:
-        """Measure up to `count` new mixes, one for each process at a time, while there is time; one always."""
-        most = len(self.trials) + count
-        while len(self.trials) < most and (self.measuring.steps.left_s > 0 or not self.trials):
-            if not self._batch():
-                return
-
-    def _batch(self) -> bool:
-        """`False` where there is no mix that was not measured."""
-        new: list[Choice] = []
-        for _ in range(len(self.measuring.meters)):
-            choice = self._propose({*(tuple(t.types.items()) for t in self.trials), *map(_key, new)})
-            if choice:
-                new.append(choice)
-        mixes = [self._mix(choice) for choice in new]
-        predicted = [self._predict(mix) for mix in mixes]
-        found = self.measuring.kl(mixes, self.plan.windows, always=not self.trials)
-        for choice, mix, expected, kl in zip(new, mixes, predicted, found, strict=True):
-            if kl is not None:
-                self.belief.observe(self._parts(mix), kl)
-                self.aim *= 0.99 if kl > (self.targets.kl or inf) else 1.003
-                self.trials.append(Trial(types=mix, bytes=self.bounds.size(choice), predicted=expected, measured=kl))
-        return bool(new)
-
-    def _propose(self, seen: set[tuple[tuple[str, str], ...]]) -> Choice | None:
-        """The best mix by what is believed at present, or, where that was measured, by what may as well be so."""
-        for draw in range(DRAWS if self.trials else 1):
-            choice = self._solve(self.rng if draw or seen else None)
-            if _key(choice) not in seen:
-                return choice
-        return None
-
-    def _solve(self, rng: np.random.Generator | None = None) -> Choice:
-        options = self._options(rng)
-        if self.targets.smallest:
-            return frontier(options, self.bounds.bytes).down_to(self.aim)
-        return self.bounds.solve(options)
-
-    def _options(self, rng: np.random.Generator | None = None) -> Mapping[str, Sequence[Option]]:
-        return self.survey.options(self.costs, dict(zip(self.names, self.belief.scales(rng), strict=True)))
-
-    def _mix(self, choice: Choice) -> dict[str, str]:
-        return {name: option.type for name, option in choice.items()}
-
-    def _parts(self, mix: Mix) -> NDArray[np.float64]:
-        return np.array([self.costs[name][mix[name]] for name in self.names])
-
-    def _predict(self, mix: Mix) -> float:
-        return float(self._parts(mix) @ self.belief.scales())
-
-    def _choice(self, mix: Mix) -> Choice:
-        options = self.survey.options()
-        return {name: next(o for o in options[name] if o.type == kind) for name, kind in mix.items()}
-
-    def _memory(self, mix: Mix) -> int | None:
-        return None if self.targets.memory is None else self.bounds.fixed_memory + total_memory(self._choice(mix))
-
-    def _decodes(self, mix: Mix) -> float:
-        """Tokens a second of `mix`, measured; how far that is from what was foretold is kept for further mixes."""
-        seconds = self.times.measure(self._own(mix))
-        self.measuring.steps.step()
-        self.bounds = self.bounds.slower(seconds / total_seconds(self._choice(mix)))
-        return 1 / seconds
-
-    def _own(self, mix: Mix) -> dict[str, str]:
-        """Without the tensors that stay as the parent has them."""
-        return {name: kind for name, kind in mix.items() if kind != self.survey.types[name][-1]}
-
-    def _decoding(self) -> tuple[Trial, float]:
-        """The best mix of those that decode as fast as is asked; where the best does not, more are tried."""
-        wanted, slow = self.targets.decode or 0.0, []
-        for _ in range(DECODE_CHECKS):
-            best = self._best(among=[t for t in self.trials if t not in slow])
-            found = self._decodes(best.types)
-            if found >= wanted:
-                return best, found
-            slow.append(best)
-            self._try(len(self.measuring.meters))
-        raise UsageError(
-            f"decode>={wanted:g} was not reached within the other targets: the best mix has {found:.3g} tokens/s",
-            hint=f'feasible is "{replace(self.targets, decode=float(f"{0.98 * found:.2g}"))}"',
-        )
-
-    def _best(self, among: Sequence[Trial] | None = None) -> Trial:
-        trials = self.trials if among is None else among
-        limit = self.targets.kl or inf
-        good = [t for t in trials if t.measured <= limit]
-        if good and self.targets.smallest:
-            return min(good, key=lambda t: (t.bytes, t.measured))
-        best = min(trials, key=lambda t: t.measured)
-        if not good:
-            self._contradict(best)
-        return best
-
-    def _contradict(self, best: Trial) -> None:
-        if self.targets.smallest:
-            hint = "allow more, or take the model as it is"
-            raise UsageError(f"{self.targets} was not reached: the best mix has kl {best.measured:.4g}", hint=hint)
-        everything = frontier(self._options(), 1 << 62)
-        size = self.bounds.size(everything.down_to(self.targets.kl or 0.0))
-        raise UsageError(
-            f"{self.targets} contradict each other: within the other bounds the best mix has kl {best.measured:.4g}",
-            hint=f"feasible are about size<={size} with kl<={self.targets.kl}, or kl<={best.measured:.4g} as it is",
-        )
+def _hunted(
+    survey: Survey, bounds: Bounds, own: Iterable[Mix], measuring: Measuring, times: DecodeTimes, plan: SearchPlan
+) -> Found:
+    survey = probed(survey, measuring, plan.probe)
+    proposals = Proposals(survey, bounds, survey.costs(), own)
+    trials = Trials(proposals, measuring, plan.windows)
+    decoding = None if bounds.targets.decode is None else Decoding(times=times, trials=trials)
+    if decoding:
+        first = proposals.solve(proposals.options())
+        decoding.measure({name: option.type for name, option in first.items()})
+    trials.run(plan.trials)
+    best, decode = decoding.best() if decoding else (trials.best(), None)
+    complete = measuring.steps.left_s > 0
+    measuring.steps.step(measuring.steps.total - measuring.steps.done)
+    return Found(
+        types=best.types,
+        bytes=best.bytes,
+        predicted=proposals.predict(best.types),
+        measured=best.measured,
+        tokens=measuring.tokens(plan.windows),
+        seconds=0.0,
+        complete=complete,
+        costs=proposals.costs,
+        trials=tuple(trials.done),
+        memory=bounds.held(proposals.choice(best.types)),
+        decode=decode,
+    )
 
 
 def _job(info: GgufInfo, corpus: Corpus, imatrix: Path | None, tensors: Path, workers: int) -> MeterJob:
@@ -368,10 +215,6 @@ def _tensors(cache: Path | None) -> Iterator[Path]:
 
 def _context(info: GgufInfo) -> int:
     return min(CONTEXT, info.context_length or CONTEXT)
-
-
-def _key(choice: Choice) -> tuple[tuple[str, str], ...]:
-    return tuple((name, option.type) for name, option in choice.items())
 
 
 def _cores() -> int:

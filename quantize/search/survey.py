@@ -14,6 +14,7 @@ from statistics import median
 
 from foreshore.edge.gguf import TENSOR_TYPES, GgufInfo
 from foreshore.quantize.assemble import tensor_bytes
+from foreshore.quantize.child import Child
 from foreshore.quantize.ftypes import NEEDS_IMATRIX
 from foreshore.quantize.native import plan
 from foreshore.quantize.search.costs import costs
@@ -23,7 +24,8 @@ __all__ = ["TYPES", "Survey", "candidates"]
 
 # What is offered to every tensor, where its rows divide: per size the type with the least error, and those that the
 # usual engines run fast.
-TYPES = tuple("iq2_xs iq2_s q2_k iq3_xxs iq3_s q3_k iq4_xs iq4_nl q4_0 q4_k q5_0 q5_k q6_k q8_0".split())
+TYPES = tuple("iq2_xs iq2_s q2_k iq3_xxs iq3_s q3_k iq4_xs iq4_nl q4_0 q4_1 q4_k q5_0 q5_1 q5_k q6_k q8_0".split())
+NARROW = ("q4_1", "q5_1")  # offered only where the rows do not divide into the blocks of 256 that better ones have
 _BLOCK = {name: block for name, block, _ in TENSOR_TYPES.values()}
 _BITS = {name: 8 * size / block for name, block, size in TENSOR_TYPES.values()}
 
@@ -70,11 +72,11 @@ class Survey:
 
     def costs(self) -> dict[str, dict[str, float]]:
         """KL by tensor and type. A tensor that was not measured costs what those of its kind cost for their error; an
-        error that was not worked out is taken to be a quarter for each bit."""
-        found = {}
+        error that was not worked out is taken to be the others' for that type."""
+        found, usual = {}, self._usual()
         for name, some in self.types.items():
             known = self.errors.get(name, {})
-            errors = {kind: known.get(kind, 4.0 ** -_BITS[kind]) for kind in some[:-1]} | {some[-1]: 0.0}
+            errors = {kind: known.get(kind, usual[kind]) for kind in some[:-1]} | {some[-1]: 0.0}
             found[name] = costs(errors, self.kl.get(name) or self._guess(name, errors))
         return found
 
@@ -95,6 +97,11 @@ class Survey:
             for name, some in self.types.items()
         }
 
+    def _usual(self) -> dict[str, float]:
+        """The error of each type: the median of those known, or a quarter for each bit where none is."""
+        known = {kind: [row[kind] for row in self.errors.values() if kind in row] for kind in self.kinds}
+        return {kind: median(errors) if errors else 4.0 ** -_BITS[kind] for kind, errors in known.items()}
+
     def _guess(self, name: str, errors: Mapping[str, float]) -> dict[str, float]:
         alike = [n for n in self.kl if _role(n) == _role(name)] or list(self.kl)
         steep = [
@@ -107,17 +114,28 @@ class Survey:
         return {kind: error * scale for kind, error in errors.items() if error > 0}
 
 
-def candidates(base: GgufInfo, used: Iterable[str], known: Iterable[str], types: Sequence[str] = TYPES) -> Survey:
+def candidates(
+    base: GgufInfo,
+    used: Iterable[str],
+    known: Iterable[str],
+    types: Sequence[str] = TYPES,
+    planner: Child | None = None,
+) -> Survey:
     """A survey of the tensors that llama.cpp would quantize and the graph has `used`, with the types each can take;
-    `known` are those that an importance matrix speaks of, without which some types are garbage."""
-    offered = {name for name, kind in plan(base, "q8_0").types.items() if kind == "q8_0"}
+    `known` are those that an importance matrix speaks of, without which some types are garbage. `planner` is a
+    `quantizer` that is running."""
+    offered = {name for name, kind in plan(base, "q8_0", child=planner).types.items() if kind == "q8_0"}
     graph, matrix = set(used), set(known)
     found = {}
     for t in base.tensors:
         if t.name in offered & graph and t.type in ("f32", "f16", "bf16"):
-            fits = [k for k in types if t.shape[0] % _BLOCK[k] == 0 and (t.name in matrix or k not in NEEDS_IMATRIX)]
-            found[t.name] = (*fits, t.type)
+            without = frozenset() if t.name in matrix else NEEDS_IMATRIX
+            found[t.name] = (*(k for k in types if _fits(k, t.shape[0]) and k not in without), t.type)
     return Survey(base=base, types=found)
+
+
+def _fits(kind: str, columns: int) -> bool:
+    return columns % _BLOCK[kind] == 0 and not (kind in NARROW and columns % 256 == 0)
 
 
 def _merged(table: Table, found: Iterable[tuple[tuple[str, str], float]]) -> Table:

@@ -56,7 +56,7 @@ def test_draws_differ_where_little_is_known_and_agree_where_much_is() -> None:
     belief = Belief(4)
     wide = np.std([belief.scales(rng) for _ in range(200)], axis=0)
     for _ in range(40):
-        parts = rng.gamma(1.0, 1.0, 4)
+        parts = rng.dirichlet(np.ones(4))
         belief.observe(parts, float(parts.sum()))
     narrow = np.std([belief.scales(rng) for _ in range(200)], axis=0)
     assert (narrow < wide / 4).all()
@@ -67,3 +67,11 @@ def test_what_says_nothing_is_passed_over(measured: float) -> None:
     belief = Belief(2)
     belief.observe(np.ones(2), measured)
     assert belief.scales() == pytest.approx(np.ones(2))
+
+
+def test_a_mix_that_loses_far_more_than_the_best_says_little() -> None:
+    belief = Belief(2)
+    belief.observe(np.array([4.0, 4.0]), 16.0)
+    belief.observe(np.array([1.0, 1.0]), 1.0)
+    assert belief.common() == pytest.approx(0.5, rel=0.01)
+    assert belief.scales() == pytest.approx([0.5, 0.5], rel=0.01)

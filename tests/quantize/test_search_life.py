@@ -12,6 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
+from foreshore.edge.gguf import inspect
+from foreshore.quantize.assemble import file_bytes
+from foreshore.quantize.native import plan
 from foreshore.quantize.search.fit_targets import FitTargets
 from foreshore.quantize.search.meter import MODULE, Meter
 from foreshore.quantize.search.search import Found, search
@@ -92,8 +95,12 @@ def test_an_interrupted_search_leaves_no_process(base: Path) -> None:
     assert not [p for p in psutil.Process().children() if MODULE in p.cmdline()]
 
 
-def test_without_time_it_still_answers(base: Path) -> None:
-    found = search(base, FitTargets(size=450_000), corpus=TEXT, budget_s=1e-3, workers=1)
+@pytest.mark.parametrize("ftype", ["q4_k_m", "q5_k_m"])
+def test_without_time_it_is_as_good_as_the_uniform_type_of_that_size(base: Path, ftype: str) -> None:
+    uniform = plan(inspect(base), ftype).types
+    limit = file_bytes(inspect(base), uniform)
+    found = search(base, FitTargets(size=limit), corpus=TEXT, budget_s=1e-3, workers=1)
     assert not found.complete
-    assert found.bytes <= 450_000
+    assert found.bytes <= limit
     assert len(found.trials) == 1
+    assert found.types == {name: uniform[name] for name in found.types}

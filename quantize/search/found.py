@@ -1,0 +1,38 @@
+"""What a search measured, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Found", "Trial"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One whole mix that was measured; KL in nats a token."""
+
+    types: Mapping[str, str]
+    bytes: int  # of its file
+    predicted: float  # before it was measured
+    measured: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """`measured` is KL on the search's own documents: measure the file on others for what it costs."""
+
+    types: Mapping[str, str]
+    bytes: int
+    predicted: float  # by what is known at the end
+    measured: float
+    tokens: int  # that mixes were measured on
+    seconds: float
+    complete: bool  # `False`: the budget ended it early
+    costs: Mapping[str, Mapping[str, float]]  # KL of each tensor alone, by type
+    trials: tuple[Trial, ...]
+    moments: Path | None = None  # for `assemble`: the mix was refined by them
+    refined: float | None = None  # KL with them; `predicted` and `measured` are without
+    memory: int | None = None  # bytes that a worker holds, where that was a target
+    decode: float | None = None  # tokens/s of one stream, measured, where that was a target
