@@ -7,6 +7,7 @@ allocated, so a hostile header costs neither memory nor time. Layout: the GGUF s
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import struct
@@ -30,6 +31,7 @@ MAX_DIMS = 4
 MAX_STRINGS = 1 << 22  # in one array; the largest vocabularies have 262k words and 515k merges
 KEPT_ITEMS = 256  # longer arrays (vocabularies) are checked and counted, not kept
 READ_AHEAD = 1 << 20
+MOST_CHECKED = 64  # long arrays whose bytes are known again
 
 # ggml's type number -> name, weights in a block, bytes of a block (ggml-common.h).
 TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = MappingProxyType(
@@ -88,6 +90,9 @@ FILE_TYPES: Mapping[int, str] = MappingProxyType(
         )
     )
 )
+
+# Key and length of a long array of strings -> its bytes, and their digest: another file of the same model has it too.
+_checked: dict[tuple[str, int], tuple[int, bytes]] = {}
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
@@ -340,6 +345,28 @@ class _Reader:
 
     def strings(self, key: str, length: int) -> Any:
         """The words, or of very many only how many they are."""
+        if length <= KEPT_ITEMS:
+            return self.words(key, length)
+        size, digest = _checked.get((key, length), (0, b""))
+        if not size or self.digest(size) != digest:
+            start = self.at
+            self.words(key, length)
+            size, self.at = self.at - start, start
+            if len(_checked) >= MOST_CHECKED:
+                _checked.clear()
+            _checked[key, length] = size, self.digest(size)
+        self.at += size
+        return Array(type=_STRING, length=length)
+
+    def digest(self, count: int) -> bytes:
+        """Of the next so many bytes; of none where there are fewer."""
+        end = self.at + count
+        if end > min(self.size, MAX_HEADER):
+            return b""
+        self.reach(end, "an array of strings")
+        return hashlib.blake2b(memoryview(self.buffer)[self.at : end]).digest()
+
+    def words(self, key: str, length: int) -> tuple[str, ...]:
         words: list[bytes] = []
         what, kept = f"the value of {key!r}", length <= KEPT_ITEMS or key == "tokenizer.ggml.tokens"
         unpack, buffer = struct.Struct("<Q").unpack_from, self.buffer
@@ -356,9 +383,7 @@ class _Reader:
         self.at = at
         if key == "tokenizer.ggml.tokens":
             self.check_words(words)
-        if length > KEPT_ITEMS:
-            return Array(type=_STRING, length=length)
-        return tuple(word.decode(errors="replace") for word in words)
+        return tuple(word.decode(errors="replace") for word in words) if length <= KEPT_ITEMS else ()
 
     def check_words(self, words: list[bytes]) -> None:
         """llama.cpp asserts that no two tokens are alike: such a file would kill the process that loads it."""

@@ -89,4 +89,4 @@ class Belief:
 
     def _misfits(self) -> NDArray[np.float64]:
         measured = np.array(self._measured)
-        return MISFIT * (measured / measured.min(initial=inf)) ** FURTHER
+        return np.asarray(MISFIT * (measured / measured.min(initial=inf)) ** FURTHER)

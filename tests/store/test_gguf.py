@@ -85,6 +85,19 @@ def test_a_bad_file_is_refused_with_the_reason(reason: str, tmp_path: Path) -> N
         inspect(write(tmp_path / "m.gguf", BAD[reason]))
 
 
+def test_a_long_vocabulary_that_is_known_is_still_checked_where_it_differs(tmp_path: Path) -> None:
+    def vocabulary(*last: str) -> bytes:
+        return gguf([*KEYS[:4], words("tokenizer.ggml.tokens", [f"w{i}" for i in range(300)] + list(last))])
+
+    for name in ("one", "another"):
+        assert inspect(write(tmp_path / f"{name}.gguf", vocabulary("x1", "x2"))).vocab_size == 302
+    with pytest.raises(ModelError, match="'w1', appears twice"):
+        inspect(write(tmp_path / "twice.gguf", vocabulary("x1", "w1")))
+    with pytest.raises(ModelError, match="claims 302 items"):
+        inspect(write(tmp_path / "short.gguf", vocabulary("x1", "x2")[:2000]))
+    assert inspect(write(tmp_path / "longer.gguf", vocabulary("x1", "x" * 5000))).vocab_size == 302
+
+
 def test_files_of_other_kinds_are_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as archive:
         archive.writestr("archive/data.pkl", "x")
