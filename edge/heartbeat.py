@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Heartbeat"]
 
-BOOT_S = 60.0  # until a new process says its first word
+BOOT_S = 60.0  # of silence until the model is loaded: a library that opens may hold all threads for long
 PINGS = 4  # in the time that a worker may be silent
 
 
@@ -14,7 +14,7 @@ class Heartbeat:
     def __init__(self, limit_s: float, now: float) -> None:
         self._beat, self._limit_s = limit_s / PINGS, limit_s
         self._heard = self._last_turn = now
-        self._booted = False
+        self._loaded = False
         self._pings = 0
 
     def turn(self, now: float) -> None:
@@ -23,8 +23,9 @@ class Heartbeat:
             self._heard, self._pings = now, 0
         self._last_turn = now
 
-    def heard(self, now: float) -> None:
-        self._heard, self._booted, self._pings = now, True, 0
+    def heard(self, now: float, *, loaded: bool = True) -> None:
+        """`loaded`: whether it can take requests by now."""
+        self._heard, self._loaded, self._pings = now, self._loaded or loaded, 0
 
     def ping(self, now: float) -> int | None:
         """The number to ask with, when it is time to ask."""
@@ -46,4 +47,4 @@ class Heartbeat:
 
     @property
     def _end(self) -> float:
-        return self._heard + (self._limit_s if self._booted else BOOT_S)
+        return self._heard + (self._limit_s if self._loaded else BOOT_S)

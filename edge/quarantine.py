@@ -46,6 +46,13 @@ class Quarantine:
     def holds(self, key: str) -> bool:
         return self.deaths(key) >= DEATHS
 
+    @property
+    def held(self) -> int:
+        """How many requests are refused by now."""
+        with self._lock:
+            records = [self._fresh(key) for key in [*self._records]]
+            return sum(record is not None and record.deaths >= DEATHS for record in records)
+
     def blame(self, keys: Collection[str]) -> None:
         """A worker died with these running."""
         with self._lock:

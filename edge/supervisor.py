@@ -8,6 +8,7 @@ time, later with growing pauses. One that stops answering, or is stuck in one st
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import selectors
 import signal
@@ -36,6 +37,7 @@ __all__ = ["State", "Supervisor"]
 State = Literal["idle", "starting", "ready", "failed", "closed"]
 MAX_PAUSE_S = 30.0
 STEADY_S = 60.0  # a worker that lived this long died for a new reason
+_log = logging.getLogger("foreshore")
 
 
 class Supervisor:
@@ -210,7 +212,7 @@ class Supervisor:
                     except ForeshoreError as error:  # not our protocol: that process is not to be trusted further
                         child.kill()
                         return error
-                    heart.heard(now)
+                    heart.heard(now, loaded=self.state == "ready")
                 if heart.lost(now):
                     child.frozen = True
                     child.kill()
@@ -277,6 +279,10 @@ class Supervisor:
                 self.quarantine.blame({stream.key for stream in self._streams.values()})
             self._end_streams(lambda: self._obituary(child, status, started))
             if started:
+                _log.warning(
+                    "target %r: its worker ended (%s) and is replaced; requests in quarantine: %d",
+                    self._target, _cause(child, status, quote=False), self.quarantine.held,
+                )  # fmt: skip
                 self.restarts += 1
                 self.state, self._ready = "starting", Future()
             else:
@@ -322,13 +328,15 @@ def _not_json(error: Exception) -> BadRequest:
     return BadRequest(f"the request cannot be written as JSON: {error}", hint="send texts, numbers, lists and objects")
 
 
-def _cause(child: Child, status: int) -> str:
+def _cause(child: Child, status: int, *, quote: bool = True) -> str:
+    """`quote`: with the worker's last words, which may have content in them."""
     if child.frozen:
         return "it stopped answering and was replaced"
     if child.stuck:
         return "it did not come back from a step and was replaced"
     if status >= 0:
-        return f"exit status {status}" + (f"; it said {child.log[-1]!r}" if child.log and status else "")
+        said = f"; it said {child.log[-1]!r}" if quote and child.log and status else ""
+        return f"exit status {status}{said}"
     try:
         return signal.Signals(-status).name
     except ValueError:

@@ -23,6 +23,7 @@ _HELP = {
     "model_loaded": "1 while the model can answer, else 0.",
     "memory_bytes": "Resident memory, the mapped weights with it.",
     "restarts": "Workers that ended unasked and were replaced.",
+    "quarantined": "Requests that are refused, for two workers ended with them.",
 }
 Family = GaugeMetricFamily | CounterMetricFamily
 
@@ -39,6 +40,8 @@ class Worked(Protocol):
     def pid(self) -> int | None: ...
     @property
     def restarts(self) -> int: ...
+    @property
+    def quarantine(self) -> Any: ...
 
     def load(self) -> Any: ...
 
@@ -74,6 +77,7 @@ def _values(backend: Worked) -> dict[str, float]:
         "model_loaded": float(backend.state == "ready"),
         "memory_bytes": _resident(backend.pid),
         "restarts": backend.restarts,
+        "quarantined": 0 if backend.quarantine is None else backend.quarantine.held,
     }
 
 

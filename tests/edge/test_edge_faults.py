@@ -152,7 +152,7 @@ def test_poison_for_one_model_is_served_by_another_and_a_pardon_is_possible(tiny
     run(scenario())
 
 
-def test_a_request_whose_worker_ends_by_an_error_is_blamed(tiny: Path) -> None:
+def test_a_request_whose_worker_ends_by_an_error_is_blamed(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         async with open_backend(tiny) as backend:
             for _ in range(2):
@@ -168,6 +168,11 @@ def test_a_request_whose_worker_ends_by_an_error_is_blamed(tiny: Path) -> None:
                             pass
             with pytest.raises(BadRequest, match="2 times"):
                 await collect(backend, ask(902))
+            assert [r.message.partition("; ")[2] for r in caplog.records] == [
+                "requests in quarantine: 0",
+                "requests in quarantine: 1",
+            ]
+            assert all("(exit status 1)" in r.message for r in caplog.records)
             assert (await collect(backend, ask(7))).finish_reason == "length"
 
     run(scenario())

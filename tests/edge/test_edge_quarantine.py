@@ -24,10 +24,13 @@ def test_it_ends_after_a_while_and_when_cleared() -> None:
     for _ in range(DEATHS):
         quarantine.blame({"a"})
     assert quarantine.holds("a")
+    assert quarantine.held == 1
     now[0] += KEEP_S + 1
     assert not quarantine.holds("a")
     quarantine.blame({"b"})
+    assert quarantine.held == 0
     quarantine.blame({"b"})
+    assert quarantine.held == 1
     quarantine.clear()
     assert not quarantine.holds("b")
 
@@ -71,7 +74,14 @@ def test_a_pause_of_our_own_is_not_held_against_the_worker() -> None:
     assert heart.lost(604.0)
 
 
-def test_a_worker_has_longer_for_its_first_word() -> None:
+def test_a_worker_has_longer_while_it_loads() -> None:
     heart = Heartbeat(4.0, now=0.0)
     assert not heart.lost(BOOT_S - 1)
     assert heart.lost(BOOT_S)
+    heart.heard(1.0, loaded=False)
+    assert not heart.lost(BOOT_S)
+    assert heart.lost(BOOT_S + 1)
+    heart.heard(2.0)
+    assert heart.lost(6.0)
+    heart.heard(3.0, loaded=False)
+    assert heart.lost(7.0)

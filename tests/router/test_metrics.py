@@ -198,14 +198,19 @@ def test_a_scrape_asks_the_worker_and_counts_its_replacements(ledger: Path, tiny
 
         assert worker("model_loaded") == 1
         assert worker("restarts_total") == 0
+        assert worker("quarantined") == 0
         assert worker("threads") == 1
         assert worker("requests_running") == 0
         assert worker("requests_waiting") == 0
         assert (worker("kv_tokens") or 0) >= (worker("kv_used_tokens") or 0) >= 0
         assert (worker("memory_bytes") or 0) > 2**20
         assert backend.pid is not None
+        assert backend.quarantine is not None
         os.kill(backend.pid, signal.SIGKILL)
         eventually(lambda: worker("restarts_total") == 1)
+        backend.quarantine.blame({"a request"})
+        backend.quarantine.blame({"a request"})
+        assert worker("quarantined") == 1
         eventually(lambda: worker("model_loaded") == 1)
 
 
