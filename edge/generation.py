@@ -40,8 +40,7 @@ class Generation:
         self._sampler = Sampler(prepared.sampling, vocab, prepared.tokens)
         self._logprobs = prepared.sampling.logprobs
         self._stream = TextStream(prepared.sampling.stop)
-        chat = request.task == "chat"
-        self._parser = AnswerParser(tools=prepared.tools, thinking=prepared.thinking) if chat else None
+        self._parser = _parser(prepared) if request.task == "chat" else None
         self._ignore_end = prepared.ignore_end
         self._reasoning_tokens = 0
         self._first = self._last = 0.0
@@ -59,8 +58,9 @@ class Generation:
             return Chunk(text=text) if text else None
         piece = self._parse(text)
         entry = () if self._logprobs is None else (logprobs(row, token, self._logprobs, self._vocab),)
-        if self._stream.stopped or self.sequence.exhausted:
-            return self._end("stop" if self._stream.stopped else "length", piece, entry)
+        over = self._stream.stopped or (self._parser is not None and self._parser.over)
+        if over or self.sequence.exhausted:
+            return self._end("stop" if over else "length", piece, entry)
         if not piece and not entry:
             return None
         return Chunk(text=piece.text, reasoning=piece.reasoning, tool_calls=piece.tool_calls, logprobs=entry)
@@ -132,3 +132,7 @@ class Generation:
             gaps=tuple(self._gaps),
             parked=sequence.parked,
         )
+
+
+def _parser(prepared: Prepared) -> AnswerParser:
+    return AnswerParser(tools=prepared.tools, thinking=prepared.thinking, one_call=prepared.one_call)

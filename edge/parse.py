@@ -37,9 +37,11 @@ class Piece:
 class AnswerParser:
     """`push` text as it comes, `finish` once at the end; both return what can be shown since the last call."""
 
-    def __init__(self, *, tools: Toolbox | None = None, thinking: bool = False) -> None:
-        """`tools`: what may be called, if anything; `thinking`: the prompt ended inside the model's reasoning."""
-        self._tools = tools
+    def __init__(self, *, tools: Toolbox | None = None, thinking: bool = False, one_call: bool = False) -> None:
+        """`tools`: what may be called, if anything; `thinking`: the prompt ended inside the model's reasoning;
+        `one_call`: what follows the first call is dropped."""
+        self._tools, self._one_call = tools, one_call
+        self.over = False  # nothing that comes now can be shown
         self._opens = tools.form.opens if tools else ()
         self._signs = frozenset(tag[0] for tag in self._opens)
         self._reader: Reader | None = None
@@ -71,7 +73,7 @@ class AnswerParser:
 
     def _drain(self, *, final: bool) -> Iterator[Piece]:
         state: State | None = None
-        while state != self._state:  # each pass either moves to another state or waits for more text
+        while state != self._state and not self.over:  # each pass either moves to another state or waits for more text
             state = self._state
             yield from getattr(self, f"_{state}")(final)
 
@@ -136,11 +138,16 @@ class AnswerParser:
             self._state = "content"
         elif reading.state == "done":
             assert self._tools is not None
+            self.over = self._one_call and self.calls > 0
             self._state, self._bare = "gap", self._tools.form.bare
 
     def _deltas(self, pieces: tuple[CallPiece, ...]) -> Iterator[ToolCallDelta]:
         for piece in pieces:
-            if piece.name is None:
+            if self.over:
+                return
+            if piece.name is not None and self._one_call and self.calls:
+                self.over = True
+            elif piece.name is None:
                 yield ToolCallDelta(index=self.calls - 1, arguments=piece.arguments)
             else:
                 yield ToolCallDelta(index=self.calls, id=new_id("call"), name=piece.name, arguments=piece.arguments)

@@ -25,8 +25,8 @@ __all__ = ["Prepared", "Preparer"]
 
 # Body fields that change nothing about a local answer.
 _HARMLESS = frozenset({"user", "metadata", "store", "safety_identifier", "prompt_cache_key", "stream_options"})
-_SWITCHES = frozenset({"ignore_eos", "add_special", "parse_special"})
-_MEANS_NOTHING = (("n", 1), ("parallel_tool_calls", True))  # several calls in one answer are always allowed
+_SWITCHES = frozenset({"ignore_eos", "add_special", "parse_special", "parallel_tool_calls"})
+_MEANS_NOTHING = (("n", 1), ("modalities", ["text"]))
 _OURS = ("messages", "tools", "add_generation_prompt")  # what a template is given by the request itself
 _THINKING = ("enabled", "adaptive", "disabled")  # Anthropic's words; what templates know of it is on or off
 _ANSWER = 'root ::= [^<]* "</think>" [ \\n]* answer\n'
@@ -42,6 +42,7 @@ class Prepared:
     max_tokens: int
     sampling: Sampling
     tools: Toolbox | None = None  # what the model may call
+    one_call: bool = False  # the answer ends with its first
     thinking: bool = False  # the prompt ends inside the model's reasoning
     ignore_end: bool = False  # go on to `max_tokens` whatever the model says, as benchmarks must
     inputs: tuple[list[int], ...] = ()
@@ -191,6 +192,7 @@ class Preparer:
             sampling=sampling,
             tools=tools,
             thinking=thinking,
+            one_call=request.extra.get("parallel_tool_calls") is False,
             ignore_end=bool(request.extra.get("ignore_eos")),
         )
 

@@ -20,8 +20,10 @@ UNCOMMON: Mapping[str, Mapping[str, Any]] = {
 
 _PLAIN = Sampling()
 _ANTHROPIC_SAMPLING = frozenset({"max_tokens", "temperature", "top_p", "top_k", "stop"})
-# Of `Request.extra`, what the runtime here honours; `parallel_tool_calls` only where it allows what is allowed anyway.
-_LOCAL_EXTRA = frozenset({"ignore_eos", "chat_template_kwargs", "thinking", "add_special", "parse_special"})
+# Of `Request.extra`, what the runtime here honours.
+_LOCAL_EXTRA = frozenset(
+    {"ignore_eos", "chat_template_kwargs", "thinking", "add_special", "parse_special", "parallel_tool_calls"}
+)
 
 
 def unhonoured(request: Request, kind: str) -> tuple[str, ...]:
@@ -42,7 +44,7 @@ def honours_too(kind: Kind) -> frozenset[Kind]:
 
 
 def _local(name: str, value: object) -> bool:
-    return name in _LOCAL_EXTRA or (name == "parallel_tool_calls" and value is True)
+    return name in _LOCAL_EXTRA or (name == "modalities" and value == ["text"])
 
 
 def _only_local(request: Request) -> Iterator[str]:

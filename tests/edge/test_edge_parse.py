@@ -34,9 +34,9 @@ def box(form: ToolFormat) -> Toolbox:
     return Toolbox.of(form, tools)
 
 
-def parse(pieces: list[str], *, tools: Toolbox | None = None, thinking: bool = False) -> Parsed:
+def parse(pieces: list[str], **options: Any) -> Parsed:
     """Text, reasoning and calls, put together as a client would."""
-    parser = AnswerParser(tools=tools, thinking=thinking)
+    parser = AnswerParser(**options)
     out: list[Piece] = [*(parser.push(p) for p in pieces), parser.finish()]
     calls: list[tuple[str, str]] = []
     ids = set()
@@ -140,6 +140,13 @@ def test_calls_are_read_wherever_they_are_cut(name: str, text: str) -> None:
     wanted = dict(ARGUMENTS) if name != "glm" else {"a": 1, "b": 'é "x" ]}'}
     assert (shown.strip(), reasoning) == ("", "")
     assert [(n, json.loads(a)) for n, a in calls] == [("add", wanted), ("get-time", {})]
+
+
+@pytest.mark.parametrize(("name", "text"), CASES, ids=str)
+def test_one_call_alone_is_the_first_and_nothing_after_it(name: str, text: str) -> None:
+    both = parse([text], tools=box(BY_NAME[name]))[2]
+    shown, _, calls = everywhere(text + " and more", tools=box(BY_NAME[name]), one_call=True)
+    assert (shown.strip(), calls) == ("", both[:1])
 
 
 @pytest.mark.parametrize(("name", "text"), [case for case in CASES if case[0] != "llama" or "tag" in case[1]], ids=str)

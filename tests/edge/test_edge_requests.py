@@ -125,6 +125,20 @@ def test_a_required_tool_is_called_with_arguments_of_its_schema(runtime: Runtime
     assert answer.text == ""
 
 
+@pytest.mark.parametrize(("parallel", "calls"), [(True, 2), (None, 2), (False, 1)])
+def test_an_answer_ends_with_its_first_call_where_several_are_not_wanted(
+    runtime: Runtime, parallel: bool | None, calls: int
+) -> None:
+    call = json.dumps('<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>')
+    answer = runtime.chat(
+        "hello", tools=[TOOL], grammar=f"root ::= {call} {call}", temperature=0, extra={"parallel_tool_calls": parallel}
+    )
+    assert [c.name for c in answer.tool_calls] == ["add"] * calls
+    assert [c.arguments for c in answer.tool_calls] == ['{"a": 1}'] * calls
+    assert answer.finish_reason == "tool_calls"
+    assert answer.text == ""
+
+
 def test_user_text_makes_no_control_tokens(runtime: Runtime) -> None:
     """Ten spelled-out control tokens cost more than ten tokens: none was read as one."""
     plain = runtime.chat([{"role": "user", "content": ""}], max_tokens=1).usage

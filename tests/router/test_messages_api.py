@@ -196,7 +196,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0"),
     ({"tool_choice": {"type": "any"}}, "tool_choice"),
     ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice"),
-    ({"tools": [TOOL], "tool_choice": {"type": "any", "disable_parallel_tool_use": True}}, "parallel_tool_calls"),
     ({"thinking": {"type": "between_tools"}}, "thinking.type"),
     ({"output_config": {"effort": "low"}}, "output_config.effort"),
     ({"container": "c"}, "container"),
