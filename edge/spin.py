@@ -13,8 +13,8 @@ __all__ = ["Spin"]
 
 # Shares of one thread's time that all threads of a model spend ready to run and without a processor, as measured in
 # benchmarks/LOG.md ("a spin that gives way"): 0.1 to 0.2 by our own gateway and clients on two cores, and 0.2 with a
-# busy program of a tenth of their weight besides, where spinning is the faster; 0.36 with one of a third, where it no
-# longer is; 0.9 to 1.0 with one of the same weight, where it costs more than half. It hardly depends on how they wait.
+# busy program of a fourteenth of our weight besides, where spinning is the faster; 0.36 with one of a fifth, where it
+# no longer is; 0.9 to 1.0 with one of the same weight, where it costs more than half. How they wait changes it little.
 CROWDED = 0.45
 FREE = 0.3
 BLEND_S = 0.15  # how long a burst of others' work counts while threads spin
