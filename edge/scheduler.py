@@ -4,6 +4,7 @@ but no model and no clock."""
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -531,4 +532,4 @@ def key_of(sequence: Sequence) -> Hashable:
 
 def _overloaded(message: str, wait_s: float) -> Overloaded:
     wait_s = max(1.0, wait_s)
-    return Overloaded(message, hint=f"try again in {wait_s:.0f} s", retry_after=wait_s)
+    return Overloaded(message, hint=f"try again in {math.ceil(wait_s)} s", retry_after=wait_s)
