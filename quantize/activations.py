@@ -38,6 +38,8 @@ class Activations:
     Frame each computation in `begin` and `end`. `output`: the product that makes the logits counts too.
     """
 
+    fewest_rows = FEWEST_ROWS
+
     def __init__(self, *, output: bool = False) -> None:
         self.output = output
         self.sums: dict[str, NDArray[np.float64]] = {}  # (matrices, columns)
@@ -84,7 +86,7 @@ class Activations:
         if node.op != self._product:
             return False
         weight, inputs = node.source(0), node.source(1)
-        if inputs.ne[1] < FEWEST_ROWS or inputs.type != F32:
+        if inputs.ne[1] < self.fewest_rows or inputs.type != F32:
             return False
         name = weight_name(weight)
         return name.startswith(LAYERS) or (self.output and name in OUTPUTS)

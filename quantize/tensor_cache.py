@@ -20,10 +20,11 @@ from foreshore.errors import ModelError
 from foreshore.quantize.blocks import dequantize, quantize, row_bytes, to_float32
 from foreshore.quantize.ftypes import FLOATS
 from foreshore.quantize.search.moments import Moments
-from foreshore.quantize.search.refine import refine
+from foreshore.quantize.search.refine import DAMPING, TIED_DAMPING, refine
 
 __all__ = ["TensorCache"]
 
+EMBEDDING = "token_embd.weight"  # has moments where it is the output too
 SAMPLE_WEIGHTS = 1 << 14  # of a tensor, whose error stands for all of it
 
 
@@ -53,7 +54,7 @@ class TensorCache:
             return None
         columns, experts = tensor.shape[0], prod(tensor.shape[2:])
         if found.size != columns * experts:
-            if tensor.name == "token_embd.weight":  # that of the output where both are one: the quantizer skips it too
+            if tensor.name == EMBEDDING:  # that of the output where both are one: the quantizer skips it too
                 return None
             reason = f"it has {found.size} values for {tensor.name!r}, which has {columns * experts} columns"
             raise ModelError(f"the importance matrix is of another model: {reason}", hint="collect one from this model")
@@ -72,7 +73,8 @@ class TensorCache:
             found = quantize(values, kind, self.importance(tensor), threads)
             moments = self._second_moments(tensor)
             if moments is not None and kind not in FLOATS:
-                found = refine(values, found, kind, moments, threads)
+                damping = TIED_DAMPING if tensor.name == EMBEDDING else DAMPING
+                found = refine(values, found, kind, moments, threads, damping=damping)
             _write(path, found)
         return found.reshape(shape)
 
@@ -101,8 +103,7 @@ class TensorCache:
         return np.resize(rows, (prod(tensor.shape[1:]), rows.shape[1]))
 
     def _second_moments(self, tensor: Tensor) -> NDArray[np.float32] | None:
-        """`None` too for an embedding that is also the output: its rows are read as they are."""
-        if self._moments is None or tensor.name == "token_embd.weight" or len(tensor.shape) != 2:
+        if self._moments is None or len(tensor.shape) != 2:
             return None
         return self._moments.get(tensor.name)
 

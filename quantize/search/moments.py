@@ -14,7 +14,7 @@ from foreshore.quantize.texts import Corpus
 
 __all__ = ["Moments", "collect_moments"]
 
-TOKENS = 16_384  # read, at most
+TOKENS = 32_768  # read, at most
 CONTEXT = 512
 
 
@@ -36,7 +36,7 @@ def collect_moments(model: Path, corpus: Corpus, target: Path, *, threads: int |
     draft = target.with_name(f".{target.name}.{os.getpid()}.npz")
     job = {
         "model": str(model),
-        "text": corpus.text,
+        "documents": corpus.documents,
         "special": corpus.special,
         "context": CONTEXT,
         "tokens": TOKENS,

@@ -1,12 +1,14 @@
 """Collects second moments in a process: `python -P -m foreshore.quantize.search.moments_child`, driven by `moments`.
 
-It tells the tokens read. The file has `names` and `inputs` of the same length, and an array `inputN` (columns, columns)
-for each number in `inputs`: weights that share an input share it.
+It tells the tokens read. Each document is read by itself, as mixes are measured: what chats that follow one another
+make of each other's tokens is not what a chat alone makes. The file has `names` and `inputs` of the same length, and an
+array `inputN` (columns, columns) for each number in `inputs`: weights that share an input share it.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ WIDEST = 2048  # columns: beyond, rounding by them takes too long
 
 class Products(Activations):
     """Sums X'X of each input, X (tokens, columns), where the weights are one matrix."""
+
+    fewest_rows = 1  # a short document counts too
 
     def __init__(self, widest: int) -> None:
         super().__init__(output=True)
@@ -58,14 +62,24 @@ def collect(job: Json, tell: Tell) -> Json:
     products = Products(_widest(sorted(t.shape[0] for t in info.tensors if len(t.shape) == 2)))
     size = min(job["context"], info.context_length or job["context"])
     reader = Reader(Path(job["model"]), products, context=size, threads=job["threads"])
-    tokens = reader.vocab.tokenize(job["text"], special=job["special"], begin=True)[: job["tokens"]]
-    size = min(size, len(tokens))  # of chunks; what is left over at the end is not read
-    for start in range(0, len(tokens) - size + 1, size or 1):
-        reader.read(tokens[start : start + size])
-        tell(start + size, len(tokens))
+    windows = list(_windows(reader, job, size))
+    total, done = sum(map(len, windows)), 0
+    for window in windows:
+        reader.read(window)
+        done += len(window)
+        tell(done, total)
     arrays = {f"input{number}": product for number, product in enumerate(products.products)}
     np.savez(job["target"], names=list(products.inputs), inputs=list(products.inputs.values()), **arrays)  # type: ignore[arg-type]
     return {}
+
+
+def _windows(reader: Reader, job: Json, size: int) -> Iterator[list[int]]:
+    """Of at most `size` tokens each, until `tokens` are reached."""
+    left = job["tokens"]
+    for text in job["documents"]:
+        tokens = reader.vocab.tokenize(text, special=job["special"], begin=True)[:left]
+        left -= len(tokens)
+        yield from (tokens[start : start + size] for start in range(0, len(tokens), size))
 
 
 def _widest(columns: list[int]) -> int:
