@@ -59,15 +59,17 @@ class Measuring:
     def tokens(self, windows: int) -> int:
         return sum(self.meters.first.tokens[:windows])
 
-    def kl(self, mixes: Sequence[Mix], windows: int, *, always: bool = False) -> list[float | None]:
-        """Mean nats a token of each mix; infinite where it computes no numbers, `None` where the budget was spent
-        (`always`: measured even then)."""
+    def kl(
+        self, mixes: Sequence[Mix], windows: int, *, always: bool = False, keep_s: float = 0.0
+    ) -> list[float | None]:
+        """Mean nats a token of each mix; infinite where it computes no numbers, `None` where no more than `keep_s`
+        of the budget was left (`always`: measured even then)."""
         keys = [{"mix": dict(mix), "windows": windows} for mix in mixes]
         found = [self.record.get(key) for key in keys]
         missing = [i for i, kl in enumerate(found) if kl is None]
         self.steps.step(len(mixes) - len(missing))
         jobs = [partial(_divergences, mix=mixes[i], windows=windows) for i in missing]
-        tasks = jobs if always else [self._in_time(job) for job in jobs]
+        tasks = jobs if always else [self._in_time(job, keep_s) for job in jobs]
         for number, sums in self.meters.map(tasks):
             if sums is not None:
                 kl = sum(sums) / self.tokens(windows)
@@ -76,14 +78,14 @@ class Measuring:
             self.steps.step()
         return found
 
-    def errors(self, pairs: Sequence[Pair]) -> list[tuple[Pair, float]]:
+    def errors(self, pairs: Sequence[Pair], *, keep_s: float = 0.0) -> list[tuple[Pair, float]]:
         """The rounding error of each pair, a step for each tensor; what there was no time for is left out."""
         tensors: dict[str, list[Pair]] = {}
         for pair in pairs:
             tensors.setdefault(pair[0], []).append(pair)
         groups = list(tensors.values())
         found: list[tuple[Pair, float]] = []
-        tasks = [self._in_time(partial(self._errors, pairs=group)) for group in groups]
+        tasks = [self._in_time(partial(self._errors, pairs=group), keep_s) for group in groups]
         for number, errors in self.meters.map(tasks):
             found += zip(groups[number], errors or (), strict=bool(errors))
             self.steps.step()
@@ -99,8 +101,10 @@ class Measuring:
             self.record.put(key, error)
         return found
 
-    def _in_time(self, task: Callable[[Meter], Sequence[float]]) -> Callable[[Meter], Sequence[float] | None]:
-        return lambda meter: task(meter) if self.steps.left_s > 0 else None
+    def _in_time(
+        self, task: Callable[[Meter], Sequence[float]], keep_s: float
+    ) -> Callable[[Meter], Sequence[float] | None]:
+        return lambda meter: task(meter) if self.steps.left_s > keep_s else None
 
 
 def _divergences(meter: Meter, mix: Mix, windows: int) -> Sequence[float]:

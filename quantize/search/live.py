@@ -23,7 +23,7 @@ from foreshore.quantize.tensor_cache import TensorCache
 
 __all__ = ["LiveModel", "Window"]
 
-LOGITS_BYTES = 64 << 20  # of the logits computed at once
+LOGITS_BYTES = 80 << 20  # of the logits computed at once: 128 tokens' of a large vocabulary
 MOST_TOKENS = 512  # computed at once
 SEQUENCES = 64  # that one pass keeps apart, at most
 

@@ -14,14 +14,14 @@ from foreshore.quantize.search.survey import Survey
 
 __all__ = ["DECODE_CHECKS", "REFINING", "SearchPlan", "affordable", "decode_table", "refining_seconds", "search_plan"]
 
-TOKENS = (4096, 2048, 1024, 512, 256)  # that a probe may be measured on
+TOKENS = (4096, 2048, 1024, 512, 256, 128)  # that a probe may be measured on
 TRIAL_SHARE = 3  # a whole mix is measured on so many times the tokens of a probe
 PROBING, TRYING = 0.4, 0.8  # shares of the budget, and of what is then left
 DECODING = 0.25  # share of the budget for decode speeds
 QUANTIZING = 0.1  # share of the budget that making all weights in one type may take
 REFINING = 0.4  # share of the budget that refining the mix may take; where it takes more, it is left
-ROUNDINGS = 17  # of each weight while it is refined: in two sweeps of eight steps, and at first
-TIMED_TOKENS = 512  # of the measurement by which all others are planned
+ROUNDINGS = 6  # of a weight take about as long as eight sweeps over its code
+TIMED_TOKENS = 256  # of the measurement by which all others are planned
 TABLES_S = {"iq2_xs": 3.0, "iq2_s": 6.0}  # seconds that each process takes once to make tables for the type
 STARTING = 0.05  # share of the budget that such tables may take
 QUICK = ("q4_0", "q8_0")  # the types that take the least time to make

@@ -35,6 +35,7 @@ from foreshore.quantize.search.decode_times import DecodeTimes
 from foreshore.quantize.search.decoding import Decoding
 from foreshore.quantize.search.fit_targets import FitTargets
 from foreshore.quantize.search.found import Found
+from foreshore.quantize.search.knapsack import lightest
 from foreshore.quantize.search.meter import Meter, MeterJob, Meters, Mix
 from foreshore.quantize.search.moments import collect_moments
 from foreshore.quantize.search.plan import (
@@ -54,8 +55,8 @@ from foreshore.quantize.texts import Corpus
 
 __all__ = ["Found", "search"]
 
-CONTEXT = 512
 SMALL = 512 << 20  # bytes of a parent that every core may have a process of its own for
+CONTEXT, SHORT = 512, 128  # tokens of a window; of a larger parent more mixes can be measured on shorter ones
 MOST_TRIALS = 48
 
 
@@ -122,7 +123,7 @@ def search(
     found = replace(found, seconds=time.monotonic() - began)
     if refining is None or cache is None:
         return found
-    moments = cache / f"moments-{settings['model']}-{corpus.sha256[:16]}.npz"
+    moments = cache / f"second-moments-{settings['model']}-{corpus.sha256[:16]}.npz"
     return _refined(found, replace(job, moments=moments, threads=_cores()), plan.windows, began, budget_s)
 
 
@@ -131,7 +132,7 @@ def _check(bounds: Bounds, survey: Survey, every: Survey) -> None:
     try:
         bounds.solve(survey.options())
     except UsageError as error:
-        dropped = sorted(set(every.kinds) - set(survey.kinds))
+        dropped = sorted({option.type for option in lightest(every.options()).values()} - set(survey.kinds))
         more = f"; a longer budget leaves time to make {', '.join(dropped)} too" if dropped else ""
         raise UsageError(error.message, hint=f"{error.hint}{more}") from error
 
@@ -214,7 +215,8 @@ def _tensors(cache: Path | None) -> Iterator[Path]:
 
 
 def _context(info: GgufInfo) -> int:
-    return min(CONTEXT, info.context_length or CONTEXT)
+    longest = CONTEXT if info.size <= SMALL else SHORT
+    return min(longest, info.context_length or longest)
 
 
 def _cores() -> int:

@@ -20,7 +20,7 @@ from foreshore.quantize.native import plan
 from foreshore.quantize.search.costs import costs
 from foreshore.quantize.search.knapsack import Option
 
-__all__ = ["TYPES", "Survey", "candidates"]
+__all__ = ["TYPES", "Survey", "candidates", "role"]
 
 # What is offered to every tensor, where its rows divide: per size the type with the least error, and those that the
 # usual engines run fast.
@@ -103,7 +103,7 @@ class Survey:
         return {kind: median(errors) if errors else 4.0 ** -_BITS[kind] for kind, errors in known.items()}
 
     def _guess(self, name: str, errors: Mapping[str, float]) -> dict[str, float]:
-        alike = [n for n in self.kl if _role(n) == _role(name)] or list(self.kl)
+        alike = [n for n in self.kl if role(n) == role(name)] or list(self.kl)
         steep = [
             log(kl / self.errors[n][kind])
             for n in alike
@@ -145,5 +145,6 @@ def _merged(table: Table, found: Iterable[tuple[tuple[str, str], float]]) -> Tab
     return merged
 
 
-def _role(name: str) -> str:
+def role(name: str) -> str:
+    """What a tensor is, whatever its layer."""
     return re.sub(r"\d+", "", name)

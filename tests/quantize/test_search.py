@@ -115,6 +115,9 @@ def test_types_that_need_an_importance_matrix_are_taken_with_one(base: Path, tmp
     assert "iq2_xs" in with_one.types.values()
     with pytest.raises(UsageError, match="out of this model's reach"):
         search(base, FitTargets(size=350_000), **settings)
+    with pytest.raises(UsageError, match="out of this model's reach") as hurried:
+        search(base, FitTargets(size=350_000), imatrix=imatrix, budget_s=10.0, **settings)
+    assert str(hurried.value.hint).endswith("a longer budget leaves time to make iq2_xs too")
     wrong = write_imatrix(tmp_path / "wrong.gguf", inspect(base), wrong=True)
     with pytest.raises(ModelError, match="of another model"):
         search(base, FitTargets(size=350_000), imatrix=wrong, **settings)
