@@ -71,6 +71,7 @@ def create_app(
     app.add_route("/v1/feedback", feedback_api.endpoint(router.ledger, gateway.admit), methods=["POST"])
     app.add_route("/v1/models", gateway.models)
     app.add_route("/v1/models/{name:path}", gateway.model)
+    app.add_route("/health", gateway.health)
     app.add_route("/healthz", gateway.healthz)
     app.add_route("/readyz", gateway.readyz)
     app.add_route("/metrics", gateway.metrics)
@@ -199,13 +200,22 @@ class Gateway:
     async def openapi(self, http: HTTPRequest) -> Response:
         return JSONResponse(document())
 
+    async def health(self, http: HTTPRequest) -> Response:
+        """As llama-server has it: `ok` once a model can answer."""
+        _, ready = self._states()
+        return JSONResponse({"status": "ok" if ready else "not ready"}, status_code=200 if ready else 503)
+
+    def _states(self) -> tuple[dict[str, str], bool]:
+        """Of each target, and whether any can answer."""
+        states = {name: target.state for name, target in self.router.loaded.targets.items()}
+        return states, any(state in ("ready", "idle") for state in states.values())
+
     async def healthz(self, http: HTTPRequest) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def readyz(self, http: HTTPRequest) -> Response:
         """200 while any target can answer. Who may ask is told each target's state, and a refused config."""
-        states = {name: target.state for name, target in self.router.loaded.targets.items()}
-        ready = any(state in ("ready", "idle") for state in states.values())
+        states, ready = self._states()
         body: dict[str, Any] = {"status": "ready" if ready else "not ready"}
         with suppress(Unauthorized):
             self.admit(http)

@@ -142,7 +142,7 @@ ANSWERS: dict[str, Schema] = {
     "Noted": _object(decision=TEXT, score=NUMBER, source=_one("user")),
     "Model": MODEL,
     "Models": _object(object=_one("list"), data=_list(MODEL)),
-    "Health": _object(status=_one("ok")),
+    "Health": _object(status=_one("ok", "not ready")),
     "Readiness": _object(
         status=_one("ready", "not ready"),
         optional={"targets": {"type": "object", "additionalProperties": TEXT}, "config": TEXT, "config_error": TEXT},

@@ -121,6 +121,7 @@ def _reading() -> dict[str, Any]:
     return {
         "/v1/models": {"get": _get("models", "Models")},
         "/v1/models/{name}": {"get": {**_get("model", "Model", "404"), "parameters": [name]}},
+        "/health": {"get": _get("health_of_models", "Health", ready=True)},
         "/healthz": {"get": _get("health", "Health")},
         "/readyz": {"get": _get("readiness", "Readiness", ready=True)},
         "/metrics": {"get": _get("metrics", None)},

@@ -400,7 +400,7 @@ def test_a_key_is_needed_where_tenants_are_named(ledger: Path, monkeypatch: pyte
 
 def test_health_readiness_and_metrics(served: Served) -> None:
     served.chat()
-    assert served.http.get("/healthz").json() == {"status": "ok"}
+    assert served.http.get("/health").json() == served.http.get("/healthz").json() == {"status": "ok"}
     assert served.http.get("/readyz").json()["targets"] == {"edge": "ready", "cloud": "ready"}
     text = served.http.get("/metrics").text
     assert 'foreshore_requests_total{rule="default",target="edge",terminal_state="complete"} 1.0' in text
