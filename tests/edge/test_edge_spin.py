@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foreshore.backend import collect
@@ -40,6 +40,7 @@ def seconds_until(spin: Spin, long: bool, share: float) -> float:
     return ticks * TICK_S
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, CROWDED), max_size=200))
 def test_own_clients_change_nothing(shares: list[float]) -> None:
     spin = Spin()
@@ -48,6 +49,7 @@ def test_own_clients_change_nothing(shares: list[float]) -> None:
         assert spin.long
 
 
+@settings(deadline=None)
 @given(st.floats(0, 0.2), st.floats(0.8, 3))
 def test_a_busy_neighbour_is_noticed_within_a_fifth_of_a_second(before: float, share: float) -> None:
     spin = Spin()
@@ -56,6 +58,7 @@ def test_a_busy_neighbour_is_noticed_within_a_fifth_of_a_second(before: float, s
     assert not spin.long
 
 
+@settings(deadline=None)
 @given(st.floats(0, 0.2))
 def test_one_moment_without_a_processor_is_no_neighbour(share: float) -> None:
     spin = Spin()
@@ -65,6 +68,7 @@ def test_one_moment_without_a_processor_is_no_neighbour(share: float) -> None:
     assert spin.long
 
 
+@settings(deadline=None)
 @given(st.floats(FREE, 3))
 def test_beside_a_neighbour_it_stays_short(share: float) -> None:
     spin = Spin()
@@ -93,6 +97,7 @@ def test_a_pause_is_time_without_a_neighbour() -> None:
     assert spin.long
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 2), st.floats(0.001, 10)), max_size=300))
 def test_it_never_flickers(observed: list[tuple[float, float]]) -> None:
     spin, now, changes = Spin(), 0.0, []
@@ -151,10 +156,10 @@ def in_process(code: str, **environment: str) -> str:
 
 
 @linux
+@pytest.mark.skipif(psutil.cpu_count() == 1, reason="one processor is always crowded")
 def test_a_crowd_makes_waiting_threads_sleep_and_its_end_makes_them_spin() -> None:
     """With a spin that never ends, a thread that waits runs (R) until there is a crowd; then it sleeps (S)."""
     found = json.loads(in_process(COUNTING, OMP_WAIT_POLICY="active"))
-    assert found["processors"] > 1, "one processor is always crowded"
     assert found["before"] == "R"
     assert found["after"] == "R"
     assert found["more"] == max(2, found["processors"])  # its keeper, and a pool of one less beside it
