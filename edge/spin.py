@@ -18,9 +18,9 @@ __all__ = ["Spin"]
 CROWDED = 0.45
 FREE = 0.3
 BLEND_S = 0.15  # how long a burst of others' work counts while threads spin
-PATIENCE_S = 0.5  # how long it must have been free on average before spinning is tried again
+PATIENCE_S = 0.3  # how long it must have been free on average before spinning is tried again
 MAX_PATIENCE_S = 30.0
-TRIAL_S = 5.0  # spinning that has gone well for so long was right
+TRIAL_S = 1.0  # spinning that has gone well for so long was right
 
 
 class Spin:
