@@ -19,9 +19,10 @@ MOST_TOKENS, FEWEST_TOKENS = 512, 64  # of a batch
 
 
 class Reader:
-    """A model that reads chunks of `context` tokens, and shows `activations` what goes into its weights."""
+    """A model that reads chunks of `context` tokens, and shows `activations` what goes into its weights. At most
+    `sequences` texts are read side by side."""
 
-    def __init__(self, path: Path, activations: Activations, *, context: int, threads: int) -> None:
+    def __init__(self, path: Path, activations: Activations, *, context: int, threads: int, sequences: int = 1) -> None:
         import llama_cpp.llama_cpp as native
 
         from foreshore.edge.batch import Batch
@@ -35,28 +36,40 @@ class Reader:
         most = min(MOST_TOKENS, max(FEWEST_TOKENS, LOGITS_BYTES // (4 * self.vocab.size)), context)
         self._step = -(-context // -(-context // most))  # steps of about the same length: none of a few tokens
         self._batch = Batch(self._step)
-        self._context = self._open(path, threads)
+        self._context = self._open(path, threads, sequences)
 
-    def read(self, chunk: list[int]) -> None:
-        """Compute a chunk from an empty cache; its first token gives way to the one that texts begin with (BOS)."""
+    def read(self, *chunks: list[int]) -> None:
+        """Compute chunks of at most `context` tokens in all, side by side from an empty cache; the first token of each
+        gives way to the one that texts begin with (BOS)."""
         native = self._native
         native.llama_memory_clear(native.llama_get_memory(self._context), True)
-        tokens = chunk if self.first is None else [self.first, *chunk[1:]]
-        for start in range(0, len(tokens), self._step):
-            piece = tokens[start : start + self._step]
-            self._batch.clear()
-            self._batch.add(piece, start=start, slot=0, wanted=len(piece))
-            self._activations.begin()
-            code = native.llama_decode(self._context, self._batch.raw)
-            self._activations.end()
-            if code != 0:
-                raise SetupError(f"the engine could not compute a batch (code {code!r})", hint="run `foreshore doctor`")
+        self._batch.clear()
+        for slot, chunk in enumerate(chunks):
+            tokens = chunk if self.first is None else [self.first, *chunk[1:]]
+            start = 0
+            while start < len(tokens):
+                piece = tokens[start : start + self._step - self._batch.size]
+                self._batch.add(piece, start=start, slot=slot, wanted=len(piece))
+                start += len(piece)
+                if self._batch.size == self._step:
+                    self._compute()
+        if self._batch.size:
+            self._compute()
 
-    def _open(self, path: Path, threads: int) -> Any:
+    def _compute(self) -> None:
+        self._activations.begin()
+        code = self._native.llama_decode(self._context, self._batch.raw)
+        self._activations.end()
+        self._batch.clear()
+        if code != 0:
+            raise SetupError(f"the engine could not compute a batch (code {code!r})", hint="run `foreshore doctor`")
+
+    def _open(self, path: Path, threads: int, sequences: int) -> Any:
         native, params = self._native, self._native.llama_context_default_params()
         params.n_ctx = self.context
         params.n_batch = params.n_ubatch = params.n_outputs_max = self._step
-        params.n_seq_max = 1
+        params.n_seq_max = sequences
+        params.kv_unified = True
         params.n_threads = params.n_threads_batch = threads
         params.op_offload = params.offload_kqv = False  # what is looked at must lie in this process's memory
         params.no_perf = True

@@ -8,7 +8,7 @@ array `inputN` (columns, columns) for each number in `inputs`: weights that shar
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from foreshore.quantize.calibrate_child import Reader
 from foreshore.quantize.channel import Json, Tell, serve
 
 MOST_BYTES = 1 << 30  # of all moments together
+SIDE_BY_SIDE = 64  # documents, each of which sees only itself
 WIDEST = 2048  # columns: beyond, rounding by them takes too long
 
 
@@ -61,12 +62,12 @@ def collect(job: Json, tell: Tell) -> Json:
     info = inspect(job["model"])
     products = Products(_widest(sorted(t.shape[0] for t in info.tensors if len(t.shape) == 2)))
     size = min(job["context"], info.context_length or job["context"])
-    reader = Reader(Path(job["model"]), products, context=size, threads=job["threads"])
-    windows = list(_windows(reader, job, size))
-    total, done = sum(map(len, windows)), 0
-    for window in windows:
-        reader.read(window)
-        done += len(window)
+    reader = Reader(Path(job["model"]), products, context=size, threads=job["threads"], sequences=SIDE_BY_SIDE)
+    packs = list(_packs(_windows(reader, job, size), size))
+    total, done = sum(len(window) for pack in packs for window in pack), 0
+    for pack in packs:
+        reader.read(*pack)
+        done += sum(map(len, pack))
         tell(done, total)
     arrays = {f"input{number}": product for number, product in enumerate(products.products)}
     np.savez(job["target"], names=list(products.inputs), inputs=list(products.inputs.values()), **arrays)  # type: ignore[arg-type]
@@ -80,6 +81,18 @@ def _windows(reader: Reader, job: Json, size: int) -> Iterator[list[int]]:
         tokens = reader.vocab.tokenize(text, special=job["special"], begin=True)[:left]
         left -= len(tokens)
         yield from (tokens[start : start + size] for start in range(0, len(tokens), size))
+
+
+def _packs(windows: Iterable[list[int]], room: int) -> Iterator[list[list[int]]]:
+    """Neighbours that are read side by side: at most `SIDE_BY_SIDE`, of `room` tokens in all."""
+    pack: list[list[int]] = []
+    for window in windows:
+        if pack and (len(pack) == SIDE_BY_SIDE or sum(map(len, pack)) + len(window) > room):
+            yield pack
+            pack = []
+        pack.append(window)
+    if pack:
+        yield pack
 
 
 def _widest(columns: list[int]) -> int:
