@@ -76,7 +76,7 @@ def build_mix(
     imatrix: str | Path | None = AUTO,
     calibration: Corpus | None = None,
     budget_s: float = BUDGET_S,
-    refine: bool = False,
+    refine: bool = True,
     workers: int | None = None,
     meters: Callable[[MeterJob], Meter] = Meter,
 ) -> Manifest:

@@ -31,7 +31,7 @@ TYPES = "Types, separated by commas; default: q4_k_m, or none with --fit."
 FIT = 'Search a mix of types for "size<=300MB", "kl<=0.03", "decode>=20tok/s", "memory<=1GB", or several.'
 IMATRIX = "Importance matrix: a GGUF as llama-imatrix writes, or auto: one is collected. A search does that by itself."
 CALIBRATE = "Text that the matrix is collected on and a mix searched on, .txt or .jsonl; default: a shipped one."
-REFINE = "Round the weights of the mix found again so that their errors cancel: slower, and closer to the parent."
+REFINE = "Round the weights of the mix found again, so that their errors cancel."
 SHOWN = 3  # notes of each variant
 REPORT = "Write an HTML page, and JSON and PNG beside it. Implies --measure."
 
@@ -45,7 +45,7 @@ def quantize(
     imatrix: Annotated[str | None, typer.Option(help=IMATRIX, metavar="FILE|auto")] = None,
     calibrate: Annotated[Path | None, typer.Option(help=CALIBRATE)] = None,
     budget: Annotated[float | None, typer.Option(help="Seconds that a search may take; default: 600.")] = None,
-    refine: Annotated[bool, typer.Option("--refine", help=REFINE)] = False,
+    refine: Annotated[bool | None, typer.Option("--refine/--no-refine", help=f"{REFINE} Default: yes.")] = None,
     ray: Annotated[str | None, typer.Option(help="Ray cluster to search on: auto, or an address.")] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Measure quality, and speed on this device.")] = False,
     text: Annotated[Path | None, typer.Option(help="Text to measure quality on. Implies --measure.")] = None,
@@ -91,13 +91,15 @@ class Plan:
     ray: str | None  # address of a cluster
 
     @classmethod
-    def of(cls, types: str | None, fit: list[str] | None, budget: float | None, refine: bool, ray: str | None) -> Plan:
+    def of(
+        cls, types: str | None, fit: list[str] | None, budget: float | None, refine: bool | None, ray: str | None
+    ) -> Plan:
         from foreshore.quantize.builder import BUDGET_S
         from foreshore.quantize.ftypes import parse_types
         from foreshore.quantize.onnx.types import is_onnx_type, parse_onnx_types
         from foreshore.quantize.search.fit_targets import parse_fit
 
-        if not fit and (budget is not None or refine or ray is not None):
+        if not fit and (budget, refine, ray) != (None, None, None):
             raise UsageError("--budget, --refine and --ray are for a search", hint='say what for: --fit "size<=300MB"')
         wanted = types.split(",") if types is not None else [] if fit else ["q4_k_m"]
         native, onnx = ([t for t in wanted if is_onnx_type(t) is kind] for kind in (False, True))
@@ -106,7 +108,7 @@ class Plan:
             onnx=[t.name for t in parse_onnx_types(onnx)] if onnx else [],
             targets=parse_fit(fit) if fit else None,
             budget_s=BUDGET_S if budget is None else budget,
-            refine=refine,
+            refine=refine is not False,
             ray=ray,
         )
 
