@@ -46,7 +46,7 @@ from foreshore.quantize.search.plan import (
     refining_seconds,
     search_plan,
 )
-from foreshore.quantize.search.probes import probed
+from foreshore.quantize.search.probes import all_probed, probed
 from foreshore.quantize.search.proposals import Proposals
 from foreshore.quantize.search.survey import TYPES, Survey, candidates
 from foreshore.quantize.search.trials import Trials
@@ -178,7 +178,7 @@ def _hunted(
         decoding.measure({name: option.type for name, option in first.items()})
     trials.run(plan.trials)
     best, decode = decoding.best() if decoding else (trials.best(), None)
-    complete = measuring.steps.left_s > 0
+    complete = measuring.steps.left_s > 0 and all_probed(survey)
     measuring.steps.step(measuring.steps.total - measuring.steps.done)
     return Found(
         types=best.types,
