@@ -21,7 +21,7 @@ from starlette.requests import Request as HTTPRequest
 
 from foreshore.backend import Backend
 from foreshore.config import Config, Tenant
-from foreshore.errors import BadRequest, DeadlineExceeded, ForeshoreError, NotFound, Unauthorized
+from foreshore.errors import BadRequest, DeadlineExceeded, ForeshoreError, NotFound, Unauthorized, Unavailable
 from foreshore.router.api import feedback as feedback_api
 from foreshore.router.api.body import parse_json, read_body
 from foreshore.router.api.disconnect import ClientGone, while_connected
@@ -97,6 +97,8 @@ class Gateway:
                 return Response(status_code=499)  # nobody reads it; the number is for the server's own log
             except ForeshoreError:
                 raise
+            except asyncio.CancelledError:  # the server ends
+                return await on_error(http, Unavailable("the gateway is shutting down"))
             except Exception as error:
                 return await on_error(http, defect(error))
 

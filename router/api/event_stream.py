@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from foreshore.errors import ForeshoreError
+from foreshore.errors import ForeshoreError, Unavailable
 from foreshore.router.api.disconnect import ClientGone, while_connected
 from foreshore.router.api.door import Encoder
 from foreshore.router.api.mishap import defect
@@ -44,6 +45,10 @@ class EventStream(Response):
                 await while_connected(self._send_all(send), receive)
         except (ClientGone, OSError):  # TimeoutError too: uvicorn then cuts the connection
             return
+        except asyncio.CancelledError:  # the server ends: an answer that just stops looks like a fault on the way
+            with suppress(Exception):
+                async with asyncio.timeout(GRACE_S):
+                    await self._end(send, self._encoder.error(Unavailable("the gateway is shutting down")))
         finally:
             await self._stream.aclose()
             self._exchange.close()
@@ -60,7 +65,10 @@ class EventStream(Response):
             await _piece(send, self._encoder.error(error))
         except Exception as error:
             await _piece(send, self._encoder.error(defect(error)))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._end(send)
+
+    async def _end(self, send: Send, last: bytes = b"") -> None:
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 async def _piece(send: Send, body: bytes) -> None:
