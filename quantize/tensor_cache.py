@@ -70,9 +70,10 @@ class TensorCache:
         found = _read(path, shape[0] * shape[1])
         if found is None:
             values = _finite(to_float32(_raw(info, tensor), tensor.type, tensor.shape[0]), tensor)
-            found = quantize(values, kind, self.importance(tensor), threads)
-            moments = self._second_moments(tensor)
-            if moments is not None and kind not in FLOATS:
+            moments = None if kind in FLOATS else self._second_moments(tensor)
+            importance = self.importance(tensor) if moments is None else np.ascontiguousarray(np.diag(moments))
+            found = quantize(values, kind, importance, threads)
+            if moments is not None:
                 damping = TIED_DAMPING if tensor.name == EMBEDDING else DAMPING
                 found = refine(values, found, kind, moments, threads, damping=damping)
             _write(path, found)
