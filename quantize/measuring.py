@@ -36,10 +36,6 @@ class Steps:
         if self.total:
             self._tell(min(self.done, self.total), self.total)
 
-    def reserve(self, seconds: float) -> None:
-        """So much of the budget is for what comes after all steps."""
-        self._deadline -= seconds
-
     @property
     def left_s(self) -> float:
         return self._deadline - time.monotonic()

@@ -212,8 +212,8 @@ def _said(found: Found) -> list[str]:
     mixes = "1 mix" if len(found.trials) == 1 else f"{len(found.trials)} mixes"
     how = f"{mixes} measured on {found.tokens} tokens in {found.seconds:.0f} s"
     said = [f"searched: {how}; KL there {found.measured:.4g}, predicted {found.predicted:.4g} nats a token"]
-    if found.refined is not None:
-        said.append(f"refined: rounded again so that errors cancel, KL there {found.refined:.4g}")
+    if found.moments is not None:
+        said.append("refined: rounded again so that errors cancel in the outputs")
     if not found.complete:
         said.append("the budget ended the search early: a longer one may find a better mix")
     return said

@@ -20,12 +20,17 @@ from foreshore.errors import ModelError
 from foreshore.quantize.blocks import dequantize, quantize, row_bytes, to_float32
 from foreshore.quantize.ftypes import FLOATS
 from foreshore.quantize.search.moments import Moments
-from foreshore.quantize.search.refine import DAMPING, TIED_DAMPING, refine
+from foreshore.quantize.search.refine import SWEEPS, refine
 
 __all__ = ["TensorCache"]
 
 EMBEDDING = "token_embd.weight"  # has moments where it is the output too
+DAMPING = 0.01
+TIED_DAMPING = 0.2  # of an embedding that is the output too: its rows are also read as they are
 SAMPLE_WEIGHTS = 1 << 14  # of a tensor, whose error stands for all of it
+SAMPLE_SWEEPS = 2  # of refining those
+
+Values = NDArray[np.float32]
 
 
 class TensorCache:
@@ -70,20 +75,18 @@ class TensorCache:
         found = _read(path, shape[0] * shape[1])
         if found is None:
             values = _finite(to_float32(_raw(info, tensor), tensor.type, tensor.shape[0]), tensor)
-            moments = None if kind in FLOATS else self._second_moments(tensor)
-            importance = self.importance(tensor) if moments is None else np.ascontiguousarray(np.diag(moments))
-            found = quantize(values, kind, importance, threads)
-            if moments is not None:
-                damping = TIED_DAMPING if tensor.name == EMBEDDING else DAMPING
-                found = refine(values, found, kind, moments, threads, damping=damping)
+            found = self._quantized(values, tensor, kind, threads)
             _write(path, found)
         return found.reshape(shape)
 
     def error(self, info: GgufInfo, tensor: Tensor, kind: str) -> float:
-        """The squared error of `kind`, weighted by importance, as a share of the weighted squared values; of some rows
-        spread over the tensor."""
+        """The squared error of `kind`, weighted by importance (with moments: of the outputs), as a share of the squared
+        values; of some rows spread over the tensor."""
         values, columns = self._sample(info, tensor), tensor.shape[0]
-        weights = self._shared_importance(tensor)
+        moments, weights = self._second_moments(tensor), self._shared_importance(tensor)
+        if moments is not None:
+            off = dequantize(_refined(values, kind, moments, SAMPLE_SWEEPS), kind, columns) - values
+            return float(((off @ moments) * off).sum() / max(float(((values @ moments) * values).sum()), 1e-30))
         back = dequantize(quantize(values, kind, weights), kind, columns)
         weights = np.ones(columns, np.float32) if weights is None else weights
         return float(((back - values) ** 2 @ weights).sum() / max(float((values**2 @ weights).sum()), 1e-30))
@@ -103,10 +106,19 @@ class TensorCache:
         rows = quantize(self._sample(info, tensor), kind, self._shared_importance(tensor))
         return np.resize(rows, (prod(tensor.shape[1:]), rows.shape[1]))
 
-    def _second_moments(self, tensor: Tensor) -> NDArray[np.float32] | None:
-        if self._moments is None or len(tensor.shape) != 2:
+    def _quantized(self, values: Values, tensor: Tensor, kind: str, threads: int) -> NDArray[np.uint8]:
+        moments = None if kind in FLOATS else self._second_moments(tensor)
+        if moments is None:
+            return quantize(values, kind, self.importance(tensor), threads)
+        return _refined(values, kind, moments, SWEEPS, threads)
+
+    def _second_moments(self, tensor: Tensor) -> Values | None:
+        """With some of the mean of the diagonal added to it: directions that the text did not show count too."""
+        found = None if self._moments is None or len(tensor.shape) != 2 else self._moments.get(tensor.name)
+        if found is None:
             return None
-        return self._moments.get(tensor.name)
+        share = TIED_DAMPING if tensor.name == EMBEDDING else DAMPING
+        return found + np.float32(share * np.diag(found).mean()) * np.eye(len(found), dtype=np.float32)
 
     def _sample(self, info: GgufInfo, tensor: Tensor) -> NDArray[np.float32]:
         columns, rows = tensor.shape[0], prod(tensor.shape[1:])
@@ -132,6 +144,11 @@ class TensorCache:
             digest.update(b"" if moments is None else moments.tobytes())
             self._digests[tensor.name] = digest.hexdigest()
         return self.folder / f"{self._digests[tensor.name]}.{kind}"
+
+
+def _refined(values: Values, kind: str, moments: Values, sweeps: int, threads: int = 1) -> NDArray[np.uint8]:
+    plain = quantize(values, kind, np.ascontiguousarray(np.diag(moments)), threads)
+    return refine(values, plain, kind, moments, sweeps)
 
 
 def _raw(info: GgufInfo, tensor: Tensor) -> NDArray[np.uint8]:

@@ -32,7 +32,6 @@ class Found:
     complete: bool  # `False`: the budget ended it early
     costs: Mapping[str, Mapping[str, float]]  # KL of each tensor alone, by type
     trials: tuple[Trial, ...]
-    moments: Path | None = None  # for `assemble`: the mix was refined by them
-    refined: float | None = None  # KL with them; `predicted` and `measured` are without
+    moments: Path | None = None  # for `assemble`: all that was measured was refined by them
     memory: int | None = None  # bytes that a worker holds, where that was a target
     decode: float | None = None  # tokens/s of one stream, measured, where that was a target

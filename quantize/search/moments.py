@@ -43,6 +43,7 @@ def collect_moments(model: Path, corpus: Corpus, target: Path, *, threads: int |
         "threads": EngineOptions(threads=threads).thread_count,
         "target": str(draft),
     }
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         child.run("foreshore.quantize.search.moments_child", job, doing=f"read a text with {model.name!r}")
         os.replace(draft, target)

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from math import prod
 
-from foreshore.quantize.measurements import Measurements
+from foreshore.edge.gguf import GgufInfo
 from foreshore.quantize.measuring import Measuring
 from foreshore.quantize.search.decode_times import DecodeTimes
 from foreshore.quantize.search.probes import PROBES
@@ -19,8 +19,11 @@ TRIAL_SHARE = 3  # a whole mix is measured on so many times the tokens of a prob
 PROBING, TRYING = 0.4, 0.8  # shares of the budget, and of what is then left
 DECODING = 0.25  # share of the budget for decode speeds
 QUANTIZING = 0.1  # share of the budget that making all weights in one type may take
-REFINING = 0.4  # share of the budget that refining the mix may take; where it takes more, it is left
-ROUNDINGS = 6  # of a weight take about as long as eight sweeps over its code
+REFINING = 0.4  # share of the budget that refining may take; where it takes more, it is left
+REFINED_MIXES = 4  # whole mixes' worth of tensors that a search refines, about
+# Of refining a tensor on one core, as measured: of each weight, and of each column (benchmarks/LOG.md, "refined code by
+# code").
+WEIGHT_S, COLUMN_S = 0.5e-6, 0.3e-3
 TIMED_TOKENS = 256  # of the measurement by which all others are planned
 TABLES_S = {"iq2_xs": 3.0, "iq2_s": 6.0}  # seconds that each process takes once to make tables for the type
 STARTING = 0.05  # share of the budget that such tables may take
@@ -36,11 +39,13 @@ class SearchPlan:
     trials: int
 
 
-def search_plan(measuring: Measuring, survey: Survey, budget_s: float, most: int, *, decode: bool) -> SearchPlan:
+def search_plan(
+    measuring: Measuring, survey: Survey, budget_s: float, most: int, *, decode: bool, refining_s: float = 0.0
+) -> SearchPlan:
     """At most `most` trials; by a first measurement, or as a search of the same budget before this one did. Sets the
-    number of steps."""
+    number of steps. `refining_s` are spent on something else than measuring."""
     steps, names = measuring.steps, len(survey.types)
-    left = max(steps.left_s, 0) * (1 - DECODING * decode)
+    left = max(steps.left_s - refining_s, 0) * (1 - DECODING * decode)
     rate = _rate(measuring)
     probes = names * len(PROBES)
     key = {"probe tokens": names, "budget": budget_s, "meters": len(measuring.meters)}
@@ -85,11 +90,11 @@ def decode_table(times: DecodeTimes, measuring: Measuring, survey: Survey) -> Su
     return survey.only(measured).with_seconds(times.table(survey.types, measured, parent))
 
 
-def refining_seconds(record: Measurements, survey: Survey, share: float) -> float:
-    """About how long it takes to refine all tensors; `share` of the cores worked when the paces were measured."""
-    paces = [record.get({"pace": kind}) or 0.0 for kind in survey.kinds]
-    weights = sum(prod(t.shape) for t in survey.base.tensors if t.name in survey.types)
-    return weights * ROUNDINGS * share * sum(paces) / max(len(paces), 1)
+def refining_seconds(base: GgufInfo, workers: int) -> float:
+    """About how long a search is busy with refining tensors, in `workers` processes side by side."""
+    matrices = [t.shape for t in base.tensors if len(t.shape) == 2]
+    once = sum(prod(shape) * WEIGHT_S + shape[0] * COLUMN_S for shape in matrices)
+    return once * REFINED_MIXES / workers
 
 
 def _rate(measuring: Measuring) -> float:

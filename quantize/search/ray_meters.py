@@ -50,6 +50,7 @@ class RayCluster:
                 job,
                 model=process.place(job.model),
                 imatrix=process.place(job.imatrix) if job.imatrix else None,
+                moments=process.place(job.moments) if job.moments else None,
                 cache=process.folder / "tensors",
                 threads=self.threads,
             )

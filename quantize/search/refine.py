@@ -1,10 +1,10 @@
 """Rounds a tensor again so that its errors cancel: what counts is the error of its outputs, not of its weights.
 
 With H the second moments of the tensor's inputs (of tokens of a text), and E the rounding errors of a row, the squared
-error of that row's output is E H E'. A diagonal H is what an importance matrix knows. Where weights have codes of their
-own, each code moves by itself (`descent`). In other types blocks of columns are rounded again in turn, each towards
-where it cancels the others' errors best (block coordinate descent, in the spirit of GPTQ: Frantar et al., 2022); ggml's
-quantizer does the rounding, and a row keeps what is better.
+error of that row's output is E H E'. A diagonal H is what an importance matrix knows. Scales stay as they are, and each
+code in turn moves to where it cancels the errors of its row's other weights best (coordinate descent, in the spirit of
+GPTQ: Frantar et al., 2022): the least of E H E' in the error of one weight j is at E_j - (E H)_j / H_jj. The codes of a
+column are moved together, since rows do not depend on one another.
 """
 
 from __future__ import annotations
@@ -12,50 +12,77 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshore.edge.gguf import TENSOR_TYPES
-from foreshore.quantize.blocks import dequantize, quantize
-from foreshore.quantize.codes import codes_of
-from foreshore.quantize.search.descent import descend
+from foreshore.quantize.blocks import dequantize
+from foreshore.quantize.codes import Codes, codes_of
 
-__all__ = ["DAMPING", "TIED_DAMPING", "refine"]
+__all__ = ["SWEEPS", "refine"]
 
-COLUMNS = 32  # of a step
-SWEEPS = 2
-DAMPING = 0.01  # of the mean of H's diagonal, added to it: directions that the text did not show count too
-TIED_DAMPING = 0.2  # of an embedding that is the output too: its rows are also read as they are
-_BLOCKS = {name: (block, size) for name, block, size in TENSOR_TYPES.values()}
+SWEEPS = 8  # of which the first two bring most
+COLUMNS = 32  # after which the errors of all other columns are worked out again
+CHUNK_WEIGHTS = 1 << 19  # at once: they stay in the cache
 
-Values = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+Values = NDArray[np.float32]
 
 
-def refine(
-    values: Values, blocks: Bytes, kind: str, moments: Values, threads: int = 1, *, damping: float = DAMPING
-) -> Bytes:
+def refine(values: Values, blocks: Bytes, kind: str, moments: Values, sweeps: int = SWEEPS) -> Bytes:
     """`blocks` (rows, bytes of a row) of `values` (rows, columns) in `kind`, with less error under `moments`
-    (columns, columns), to whose diagonal `damping` of its mean is added. No row gets worse."""
-    h = moments + damping * np.float32(np.diag(moments).mean()) * np.eye(len(moments), dtype=np.float32)
-    codes = codes_of(kind)
-    return _by_blocks(values, blocks, kind, h, threads) if codes is None else descend(values, blocks, codes, h)
+    (columns, columns), which are positive definite. No row gets worse. As they are in types whose codes stand for
+    several weights at once."""
+    codes, step = codes_of(kind), max(1, CHUNK_WEIGHTS // values.shape[1])
+    if codes is None:
+        return blocks
+    parts = range(0, len(values), step)
+    return np.concatenate(
+        [_Rows(values[s : s + step], blocks[s : s + step], codes, moments).swept(sweeps) for s in parts]
+    )
 
 
-def _by_blocks(values: Values, blocks: Bytes, kind: str, h: Values, threads: int) -> Bytes:
-    importance, span = np.ascontiguousarray(np.diag(h)), _BLOCKS[kind][0]
-    blocks, size = blocks.copy(), _BLOCKS[kind][1]
-    rounded = dequantize(blocks, kind, values.shape[1])
-    gradient = (rounded - values) @ h
-    for start in [c for _ in range(SWEEPS) for c in range(0, values.shape[1], COLUMNS)]:
-        step = slice(start, start + COLUMNS)
-        first = start // span * span
-        block = slice(first, first + max(span, COLUMNS))  # what is rounded together
-        aim = rounded[:, block].copy()
-        aim[:, start - first : start - first + COLUMNS] -= np.linalg.solve(h[step, step], gradient[:, step].T).T
-        made = quantize(np.ascontiguousarray(aim), kind, importance[block], threads)
-        change = dequantize(made, kind, aim.shape[1]) - rounded[:, block]
-        gain = (change * (2 * gradient[:, block] + change @ h[block, block])).sum(axis=1)
-        better = gain < 0
-        rounded[better, block] += change[better]
-        gradient[better] += change[better] @ h[block]
-        at = first // span * size
-        blocks[better, at : at + made.shape[1]] = made[better]
-    return blocks
+class _Rows:
+    """Some rows, with columns first, so that what is moved together lies together."""
+
+    def __init__(self, values: Values, blocks: Bytes, codes: Codes, moments: Values) -> None:
+        self.blocks, self.kind, self.h = blocks, codes, moments
+        columns = values.shape[1]
+        offsets, steps = codes.grid(blocks, columns)
+        rounded = dequantize(blocks, codes.kind, columns)
+        self.offsets, self.steps = np.ascontiguousarray(offsets.T), np.ascontiguousarray(steps.T)
+        self.inverse = np.divide(1, self.steps, out=np.zeros_like(self.steps), where=self.steps != 0)
+        self.codes = np.ascontiguousarray(codes.read(blocks, columns).T)
+        self.rounded = np.ascontiguousarray(rounded.T)
+        self.gradient = moments @ np.ascontiguousarray((rounded - values).T)
+        self.even = codes.even
+        self.halfway = (codes.levels[1:] + codes.levels[:-1]) / 2
+
+    def swept(self, sweeps: int) -> Bytes:
+        columns = len(self.rounded)
+        for start in [c for _ in range(sweeps) for c in range(0, columns, COLUMNS)]:
+            span = slice(start, start + COLUMNS)
+            self.gradient += self.h[:, span] @ self._moved(span)
+        return self.kind.write(self.blocks, np.ascontiguousarray(self.codes.T))
+
+    def _moved(self, span: slice) -> Values:
+        """Move the codes of some columns, one after the other; how far each weight went."""
+        gradient, h = self.gradient[span].copy(), self.h[span, span]
+        moved = np.empty_like(gradient)
+        for place in range(len(gradient)):
+            moved[place] = self._move(span.start + place, gradient[place] / h[place, place])
+            gradient[place + 1 :] += h[place + 1 :, place, None] * moved[place]
+        return moved
+
+    def _move(self, column: int, excess: Values) -> Values:
+        """Move a column's codes to the levels nearest to what its weights would best be."""
+        before, offset, step = self.rounded[column], self.offsets[column], self.steps[column]
+        codes, levels = self._nearest((before - excess - offset) * self.inverse[column])
+        change = offset + step * levels - before
+        self.codes[column] = codes
+        self.rounded[column] += change
+        return np.asarray(change)
+
+    def _nearest(self, aim: Values) -> tuple[NDArray[np.generic], Values]:
+        """Codes, and their levels."""
+        if self.even:
+            found = np.minimum(np.maximum(np.rint(aim), 0), len(self.halfway))
+            return found, found
+        codes = np.searchsorted(self.halfway, aim)
+        return codes, self.kind.levels[codes]

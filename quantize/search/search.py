@@ -5,15 +5,14 @@
     proposals  llama.cpp's mixes, the knapsack over what the probes say, and what may be better by what is believed
     trials     these mixes, measured whole; what is believed is mended by each
 
-The mix that measured best wins. All are measured on the same documents, so that their differences are not noise. What
-wins is refined (`foreshore.quantize.search.refine`), where the budget has room for that, and measured once more.
+The mix that measured best wins. All are measured on the same documents, so that their differences are not noise. Where
+the budget has room for that, every tensor is refined (`refine`) before it is measured, since not all types gain alike.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from pathlib import Path
 from foreshore.disk import sha256
 from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.edge.options import EngineOptions
-from foreshore.errors import ModelError, SetupError, UsageError
+from foreshore.errors import ModelError, UsageError
 from foreshore.quantize.imatrix import read_imatrix
 from foreshore.quantize.measurements import Measurements
 from foreshore.quantize.measuring import Measuring, OnSteps, Steps
@@ -80,8 +79,9 @@ def search(
 
     `corpus` is what KL is measured on: keep it apart from what the result is judged by. `cache` is a folder that keeps
     measurements and quantized tensors: a search that was killed goes on from there. `workers` processes measure side
-    by side (default: one a core for small models, else one), at most `trials` whole mixes. With `refine` the winner is
-    refined, if there is a `cache` and enough time. `engine` is how the model will be run, for its memory and speed.
+    by side (default: one a core for small models, else one), at most `trials` whole mixes. With `refine` every
+    tensor is refined, if there is a `cache` and enough time. `engine` is how the model will be run, for its memory and
+    speed.
     `progress` is told of steps whose number is fixed before the first is done. Raises `UsageError` where the targets
     cannot be met, saying what can, `ModelError` for a model that cannot be searched, `SetupError`.
     """
@@ -95,22 +95,29 @@ def search(
         "context": _context(info),
         "engine": version("llama_cpp_python"),
     }
+    refining_s, moments = refining_seconds(info, workers), None
+    if refine and cache is not None and refining_s <= REFINING * budget_s:
+        moments = _moments(base, corpus, cache / f"second-moments-{settings['model']}-{corpus.sha256[:16]}.npz")
+        settings["moments"] = moments.name
     engine, record = engine or EngineOptions(), Measurements(cache, settings)
     with (
         quantizer() as planner,
         _tensors(cache) as tensors,
-        Meters(job := _job(info, corpus, imatrix, tensors, workers), workers, make) as meters,
+        Meters(_job(info, corpus, imatrix, moments, tensors, workers), workers, make) as meters,
     ):
         every = candidates(info, meters.first.used, matrix, types, planner)
         if not every.types:
             raise ModelError(f"{base.name!r} has no weights to choose types for", hint="give it in f16, bf16 or f32")
         measuring = Measuring(meters=meters, record=record, steps=steps)
         survey = affordable(measuring, every, budget_s)
-        refining = None if cache is None or not refine else refining_seconds(record, survey, job.threads / _cores())
-        if refining is not None and refining > REFINING * budget_s:
-            refining = None
-        steps.reserve(refining or 0.0)
-        plan = search_plan(measuring, survey, budget_s, trials, decode=targets.decode is not None)
+        plan = search_plan(
+            measuring,
+            survey,
+            budget_s,
+            trials,
+            decode=targets.decode is not None,
+            refining_s=refining_s if moments else 0,
+        )
         times = DecodeTimes(base=info, record=record, imatrix=imatrix, threads=engine.threads)
         if targets.decode is not None:
             survey = decode_table(times, measuring, survey)
@@ -120,11 +127,11 @@ def search(
         _check(bounds, survey, every)
         own = uniform_mixes(survey, imatrix, planner).values()
         found = _hunted(survey, bounds, own, measuring, times, plan)
-    found = replace(found, seconds=time.monotonic() - began)
-    if refining is None or cache is None:
-        return found
-    moments = cache / f"second-moments-{settings['model']}-{corpus.sha256[:16]}.npz"
-    return _refined(found, replace(job, moments=moments, threads=_cores()), plan.windows, began, budget_s)
+    return replace(found, moments=moments, seconds=time.monotonic() - began)
+
+
+def _moments(base: Path, corpus: Corpus, path: Path) -> Path:
+    return path if path.exists() else collect_moments(base, corpus, path)
 
 
 def _check(bounds: Bounds, survey: Survey, every: Survey) -> None:
@@ -135,35 +142,6 @@ def _check(bounds: Bounds, survey: Survey, every: Survey) -> None:
         dropped = sorted({option.type for option in lightest(every.options()).values()} - set(survey.kinds))
         more = f"; a longer budget leaves time to make {', '.join(dropped)} too" if dropped else ""
         raise UsageError(error.message, hint=f"{error.hint}{more}") from error
-
-
-def _refined(found: Found, job: MeterJob, windows: int, began: float, budget_s: float) -> Found:
-    """`found` with what refining it gains; as it is where that gains nothing, or the budget is spent before it is done.
-    What was refined by then is kept."""
-    assert job.moments
-    if not job.moments.exists():
-        collect_moments(job.model, job.corpus, job.moments)
-    meter, late = Meter(job), threading.Event()
-
-    def end() -> None:
-        late.set()
-        meter.close()
-
-    left = min(max(began + budget_s - time.monotonic(), 1.0), threading.TIMEOUT_MAX)
-    timer = threading.Timer(left, end)
-    timer.start()
-    try:
-        kl = sum(meter.divergences(found.types, windows)) / found.tokens
-    except (SetupError, ValueError):  # the process, or the pipe to it, was closed
-        if not late.is_set():
-            raise
-        return replace(found, complete=False, seconds=time.monotonic() - began)
-    finally:
-        timer.cancel()
-        meter.close()
-    if not kl < found.measured:
-        return found
-    return replace(found, moments=job.moments, refined=kl, seconds=time.monotonic() - began)
 
 
 def _hunted(
@@ -195,11 +173,19 @@ def _hunted(
     )
 
 
-def _job(info: GgufInfo, corpus: Corpus, imatrix: Path | None, tensors: Path, workers: int) -> MeterJob:
+def _job(
+    info: GgufInfo, corpus: Corpus, imatrix: Path | None, moments: Path | None, tensors: Path, workers: int
+) -> MeterJob:
     """The job of each of `workers` processes, which share the cores."""
     threads = max(1, _cores() // workers)
     return MeterJob(
-        model=info.path, corpus=corpus, imatrix=imatrix, cache=tensors, context=_context(info), threads=threads
+        model=info.path,
+        corpus=corpus,
+        imatrix=imatrix,
+        moments=moments,
+        cache=tensors,
+        context=_context(info),
+        threads=threads,
     )
 
 

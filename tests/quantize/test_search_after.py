@@ -1,4 +1,4 @@
-"""What a search does with whole mixes beyond their KL: decodes with them, and refines the one that won."""
+"""What a search does with whole mixes beyond their KL: decodes with them, and refines them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,11 @@ def test_the_speed_is_measured_and_reached(base: Path) -> None:
     assert found.decode >= 1
 
 
-def test_what_wins_is_refined(base: Path, tmp_path: Path) -> None:
+def test_mixes_are_refined(base: Path, tmp_path: Path) -> None:
     found = search(
         base, FitTargets(size=450_000), corpus=TEXT, cache=tmp_path, workers=1, types=FEW, trials=4, refine=True
     )
     assert found.moments is not None
-    assert found.refined is not None
-    assert found.refined < 0.9 * found.measured
     plain = assemble(inspect(base), found.types, tmp_path / "plain.gguf").path
     refined = assemble(inspect(base), found.types, tmp_path / "refined.gguf", moments=found.moments).path
     reference = Reference.build(base, TEXT, tmp_path / "references")
