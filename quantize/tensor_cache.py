@@ -115,7 +115,7 @@ class TensorCache:
     def _second_moments(self, tensor: Tensor) -> Values | None:
         """With some of the mean of the diagonal added to it: directions that the text did not show count too."""
         found = None if self._moments is None or len(tensor.shape) != 2 else self._moments.get(tensor.name)
-        if found is None:
+        if found is None or not found.any():  # nothing ever went into it
             return None
         share = TIED_DAMPING if tensor.name == EMBEDDING else DAMPING
         return found + np.float32(share * np.diag(found).mean()) * np.eye(len(found), dtype=np.float32)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from foreshore.edge.gguf import inspect
 from foreshore.quantize.blocks import dequantize, quantize
 from foreshore.quantize.calibrate import collect
 from foreshore.quantize.codes import codes_of
 from foreshore.quantize.search import refine as refining
 from foreshore.quantize.search.moments import Moments, collect_moments
 from foreshore.quantize.search.refine import refine
+from foreshore.quantize.tensor_cache import TensorCache
 from foreshore.quantize.texts import Corpus
 from tests.tiny_model import write_decoder
 
@@ -110,3 +112,14 @@ def test_a_row_of_zeros_stays_so_and_large_tensors_are_done_in_parts(monkeypatch
     assert not dequantize(whole, "q4_k", 256)[5].any()
     monkeypatch.setattr(refining, "CHUNK_WEIGHTS", 256 * 7)
     assert np.array_equal(refine(values, plain, "q4_k", moments), whole)
+
+
+def test_a_tensor_that_nothing_went_into_is_rounded_as_it_is(tmp_path: Path) -> None:
+    info = inspect(write_decoder(tmp_path / "base.gguf", layers=1, width=256))
+    tensor = next(t for t in info.tensors if t.name == "blk.0.attn_q.weight")
+    columns = tensor.shape[0]
+    nothing = np.zeros((columns, columns), np.float32)
+    np.savez(tmp_path / "moments.npz", names=[tensor.name], inputs=[0], input0=nothing)
+    cache = TensorCache(None, moments=Moments(tmp_path / "moments.npz"))
+    assert np.array_equal(cache.blocks(info, tensor, "q4_k"), TensorCache(None).blocks(info, tensor, "q4_k"))
+    assert cache.error(info, tensor, "q4_k") == TensorCache(None).error(info, tensor, "q4_k")
