@@ -25,7 +25,7 @@ HEADROOM = 64  # answer tokens that must have room beside all others' when a seq
 MIN_SHARE = 8  # a shorter common beginning is computed again
 BLEND_S = 60.0  # how long steps stay short after somebody was in a hurry
 BEGUN = 8  # tokens; a stream with no more has just begun
-TOGETHER_S = 1.0  # a step's length while all have: who came together waits for each other
+TOGETHER_S = 0.5  # a step's length while all have: who came together waits for each other
 _TIERS: tuple[ServiceTier, ...] = ("priority", "default", "flex")
 
 
