@@ -35,6 +35,7 @@ def ratios(scale: Scale, parent: Parent, ftype: str) -> dict[str, Row]:
         "limit_bytes": limit, "uniform": _brief(rival), "mix": _brief(mix), "search_s": round(mix.seconds, 1),
         "trials": len(mix.found.trials), "complete": mix.found.complete, "predicted_kl": _short(mix.found.predicted),
         "pure": _brief(pure) if pure else None, "refined": mix.found.moments is not None,
+        "compensated": mix.compensated and [mix.compensated.stages, mix.compensated.of, mix.compensated.tokens],
         "ratio_to_pure": _interval(ratio(mix.compared, pure.compared)) if pure else None,
         "documents": len(mix.compared.tokens), "tokens": int(mix.compared.tokens.sum()),
     }  # fmt: skip

@@ -13,11 +13,13 @@ from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.quantize import build
 from foreshore.quantize.assemble import assemble, file_bytes
 from foreshore.quantize.calibrate import collect
+from foreshore.quantize.mixing import make_mix
 from foreshore.quantize.native import Plan, plan, quantize
 from foreshore.quantize.quality import Compared, compare
 from foreshore.quantize.reference import Reference
+from foreshore.quantize.search.compensate import Compensated
 from foreshore.quantize.search.fit_targets import FitTargets
-from foreshore.quantize.search.search import Found, search
+from foreshore.quantize.search.search import Found
 from foreshore.quantize.texts import Corpus, calibration_text, evaluation_text
 from foreshore.store import Store
 
@@ -42,7 +44,8 @@ class Variant:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix(Variant):
     found: Found
-    seconds: float  # that the search took
+    compensated: Compensated | None
+    seconds: float  # that the search took, and to make the file
 
 
 @dataclass(kw_only=True)
@@ -116,20 +119,27 @@ class Parent:
         the same one is not made twice."""
         if cache is None and (limit, budget_s, refine) in self._mixes:
             return self._mixes[limit, budget_s, refine]
-        kept = cache or self.scratch / "search"
-        targets = FitTargets(size=limit)
         matrix, begun = self.imatrix, time.perf_counter()
-        found = search(
-            self.info.path,
-            targets,
+        made = make_mix(
+            self.info,
+            FitTargets(size=limit),
+            self.scratch / "mix.gguf",
             corpus=self.calibration,
             imatrix=matrix,
             budget_s=budget_s,
-            cache=kept,
+            cache=cache or self.scratch / "search",
             refine=refine,
         )
         seconds = time.perf_counter() - begun
-        mix = self._mix(f"size<={limit}", found, seconds, kept / "tensors")
+        found, measured = made.found, self._measure(f"size<={limit}", made.info.path)
+        mix = Mix(
+            name=measured.name,
+            bytes=measured.bytes,
+            compared=measured.compared,
+            found=found,
+            compensated=made.compensated,
+            seconds=seconds,
+        )
         if cache is None:
             self._mixes[limit, budget_s, refine] = mix
         return mix
@@ -149,13 +159,9 @@ class Parent:
             self._variants[name] = Variant(name=name, bytes=made.bytes, compared=made.compared)
         return self._variants[name]
 
-    def _mix(self, name: str, found: Found, seconds: float, cache: Path) -> Mix:
-        made = self._measure(name, self._assembled(dict(found.types), cache, found.moments))
-        return Mix(name=name, bytes=made.bytes, compared=made.compared, found=found, seconds=seconds)
-
-    def _assembled(self, types: dict[str, str], cache: Path | None = None, moments: Path | None = None) -> Path:
-        kept, target = cache or self.scratch / "search" / "tensors", self.scratch / "mix.gguf"
-        return assemble(self.info, types, target, imatrix=self.imatrix, moments=moments, cache=kept).path
+    def _assembled(self, types: dict[str, str]) -> Path:
+        kept, target = self.scratch / "search" / "tensors", self.scratch / "mix.gguf"
+        return assemble(self.info, types, target, imatrix=self.imatrix, cache=kept).path
 
     def _measure(self, name: str, path: Path) -> Variant:
         variant = Variant(name=name, bytes=path.stat().st_size, compared=compare(self.reference, path))

@@ -12,7 +12,7 @@ from foreshore.errors import ModelError, SetupError
 from foreshore.quantize.blocks import TensorStruct, check_layout, library
 from foreshore.quantize.imatrix import Imatrix
 
-__all__ = ["Activations", "Node", "weight_name"]
+__all__ = ["Activations", "Node", "operations", "weight_name"]
 
 F32 = 0  # ggml_type
 FEWEST_ROWS = 16  # of a matrix product: llama-imatrix looks at none with fewer
@@ -44,7 +44,8 @@ class Activations:
         self.output = output
         self.sums: dict[str, NDArray[np.float64]] = {}  # (matrices, columns)
         self.counts: dict[str, NDArray[np.int64]] = {}  # (experts,) or (1,)
-        self._product, self._expert_product = _operations()
+        numbers = operations()
+        self._product, self._expert_product = numbers["MUL_MAT"], numbers["MUL_MAT_ID"]
         self._failure: BaseException | None = None
         self._seen: list[str] = []
         self._passed: list[str] = []  # what the first computation showed, in its order
@@ -143,10 +144,9 @@ def weight_name(weight: Node) -> str:
     return parts[1] if len(parts) > 1 else parts[0]
 
 
-def _operations() -> tuple[int, int]:
-    """The numbers of MUL_MAT and MUL_MAT_ID, which change between releases. Raises `SetupError` where the engine is
-    another than the pinned one."""
+def operations() -> dict[str, int]:
+    """The numbers of graph operations, which change between releases. Raises `SetupError` where the engine is another
+    than the pinned one."""
     check_layout()
     library().ggml_op_name.restype = ctypes.c_char_p
-    names = [library().ggml_op_name(number) for number in range(64)]
-    return names.index(b"MUL_MAT"), names.index(b"MUL_MAT_ID")
+    return {library().ggml_op_name(number).decode(): number for number in range(64)}

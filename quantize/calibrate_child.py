@@ -7,7 +7,7 @@ what llama-imatrix does (tools/imatrix).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from foreshore.errors import SetupError, UsageError
 from foreshore.quantize.activations import Activations
@@ -18,17 +18,28 @@ LOGITS_BYTES = 96 << 20  # of a batch, at most: every position must ask for its 
 MOST_TOKENS, FEWEST_TOKENS = 512, 64  # of a batch
 
 
+class Watch(Protocol):
+    """What llama.cpp calls for each node of a graph (`ggml_backend_sched_eval_callback`), framed for each computation."""
+
+    def __call__(self, address: int, ask: bool, user_data: Any) -> bool: ...
+
+    def begin(self) -> None: ...
+
+    def end(self) -> None:
+        """Raises what ended the watch."""
+
+
 class Reader:
-    """A model that reads chunks of `context` tokens, and shows `activations` what goes into its weights. At most
+    """A model that reads chunks of `context` tokens, and shows `watch` what it computes. At most
     `sequences` texts are read side by side."""
 
-    def __init__(self, path: Path, activations: Activations, *, context: int, threads: int, sequences: int = 1) -> None:
+    def __init__(self, path: Path, watch: Watch, *, context: int, threads: int, sequences: int = 1) -> None:
         import llama_cpp.llama_cpp as native
 
         from foreshore.edge.batch import Batch
         from foreshore.edge.vocab import Vocab
 
-        self._native, self._activations = native, activations
+        self._native, self._watch = native, watch
         self._model = load_model(path)
         self.vocab = Vocab(self._model)
         self.context = context
@@ -37,6 +48,10 @@ class Reader:
         self._step = -(-context // -(-context // most))  # steps of about the same length: none of a few tokens
         self._batch = Batch(self._step)
         self._context = self._open(path, threads, sequences)
+
+    def close(self) -> None:
+        self._native.llama_free(self._context)
+        self._native.llama_model_free(self._model)
 
     def read(self, *chunks: list[int]) -> None:
         """Compute chunks of at most `context` tokens in all, side by side from an empty cache; the first token of each
@@ -57,9 +72,9 @@ class Reader:
             self._compute()
 
     def _compute(self) -> None:
-        self._activations.begin()
+        self._watch.begin()
         code = self._native.llama_decode(self._context, self._batch.raw)
-        self._activations.end()
+        self._watch.end()
         self._batch.clear()
         if code != 0:
             raise SetupError(f"the engine could not compute a batch (code {code!r})", hint="run `foreshore doctor`")
@@ -73,7 +88,7 @@ class Reader:
         params.n_threads = params.n_threads_batch = threads
         params.op_offload = params.offload_kqv = False  # what is looked at must lie in this process's memory
         params.no_perf = True
-        self._callback = params.cb_eval = native.ggml_backend_sched_eval_callback(self._activations)
+        self._callback = params.cb_eval = native.ggml_backend_sched_eval_callback(self._watch)
         context = native.llama_init_from_model(self._model, params)
         if not context:
             raise SetupError(f"no context of {params.n_ctx} tokens could be made for {path.name!r}")

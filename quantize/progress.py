@@ -15,6 +15,7 @@ Stage = Literal[
     "quantize",
     "calibrate",  # from here on they are counts: tokens read,
     "search",  # measurements,
+    "compensate",  # inputs whose weights were rounded once more,
     "reference",  # documents, or tokens, read with the parent
     "quality",  # and with the variant,
     "answers",  # questions asked,
@@ -24,7 +25,7 @@ Stage = Literal[
     "measured",  # the variant's card has just what would be measured
     "ready",  # the variant is in the store
 ]
-COUNTED = frozenset({"calibrate", "search", "reference", "quality", "answers", "speed"})
+COUNTED = frozenset({"calibrate", "search", "compensate", "reference", "quality", "answers", "speed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

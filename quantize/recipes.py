@@ -16,14 +16,13 @@ from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.errors import UsageError
 from foreshore.home import home
 from foreshore.manifest import Calibration
-from foreshore.quantize.assemble import assemble
 from foreshore.quantize.ftypes import FLOATS
 from foreshore.quantize.importance import Importance
+from foreshore.quantize.mixing import MadeMix, make_mix
 from foreshore.quantize.native import Plan, plan, quantize, quantizer
 from foreshore.quantize.progress import OnProgress, Progress, counter
 from foreshore.quantize.search.fit_targets import FitTargets
 from foreshore.quantize.search.meter import Meter, MeterJob
-from foreshore.quantize.search.search import Found, search
 from foreshore.quantize.texts import Corpus
 
 __all__ = ["Base", "Made", "Mix", "Recipe", "Uniform", "mix_name", "sensitivity"]
@@ -127,33 +126,27 @@ class Mix:
 
     def make(self, base: Base, target: Path, ref: str, progress: OnProgress) -> Made:
         matrix = self.importance.open(base.info, base.sha256, counter(progress, "calibrate", ref))
-        cache = _searches()
-        found = search(
-            base.info.path,
+        mix = make_mix(
+            base.info,
             self.targets,
+            target,
             corpus=self.text,
             imatrix=matrix,
             budget_s=self.budget_s,
-            cache=cache,
-            workers=self.workers,
+            cache=_searches(),
             refine=self.refine,
-            progress=counter(progress, "search", ref),
+            workers=self.workers,
             make=self.meters,
+            searching=counter(progress, "search", ref),
+            writing=_bytes(progress, ref, base.info.size),
+            compensating=counter(progress, "compensate", ref),
         )
-        made = assemble(
-            base.info,
-            found.types,
-            target,
-            imatrix=matrix,
-            moments=found.moments,
-            cache=cache / "tensors",
-            progress=_bytes(progress, ref, base.info.size),
-        )
-        _keep(found, made)
+        found = mix.found
+        _keep(mix)
         calibration = self.importance.calibration(matrix) or Calibration()
         return Made(
-            info=made,
-            notes=tuple(_said(found)),
+            info=mix.info,
+            notes=tuple(_said(mix)),
             found={"tensors": dict(found.types), "predicted_kl": found.predicted},
             # The search read the text too: what is measured on it would look better than it is.
             calibration=replace(calibration, text_sha256=self.text.sha256),
@@ -208,21 +201,27 @@ def _short(size: int) -> str:
     return f"{size}tb"
 
 
-def _said(found: Found) -> list[str]:
+def _said(mix: MadeMix) -> list[str]:
+    found = mix.found
     mixes = "1 mix" if len(found.trials) == 1 else f"{len(found.trials)} mixes"
     how = f"{mixes} measured on {found.tokens} tokens in {found.seconds:.0f} s"
     said = [f"searched: {how}; KL there {found.measured:.4g}, predicted {found.predicted:.4g} nats a token"]
     if found.moments is not None:
         said.append("refined: rounded again so that errors cancel in the outputs")
+    if mix.compensated and mix.compensated.stages:
+        done = mix.compensated
+        how = f"the weights of {done.stages} of {done.of} inputs, on {done.tokens} tokens"
+        said.append(f"compensated: rounded once more to make up for the errors before them, {how}")
     if not found.complete:
         said.append("the budget ended the search early: a longer one may find a better mix")
     return said
 
 
-def _keep(found: Found, made: GgufInfo) -> None:
+def _keep(mix: MadeMix) -> None:
     """For a report. The variant is sound without it."""
+    found = mix.found
     trials = [{k: v for k, v in asdict(t).items() if k != "types"} for t in found.trials]
-    target = _kept(sha256(made.path))
+    target = _kept(sha256(mix.info.path))
     with disk_errors(target.parent):
         write_text(target, json.dumps({"costs": found.costs, "trials": trials, "seconds": found.seconds}))
 

@@ -20,9 +20,9 @@ from foreshore.errors import ModelError
 from foreshore.quantize.blocks import dequantize, quantize, row_bytes, to_float32
 from foreshore.quantize.ftypes import FLOATS
 from foreshore.quantize.search.moments import Moments
-from foreshore.quantize.search.refine import SWEEPS, refine
+from foreshore.quantize.search.refine import SWEEPS, rounded
 
-__all__ = ["TensorCache"]
+__all__ = ["TensorCache", "finite", "raw_bytes"]
 
 EMBEDDING = "token_embd.weight"  # has moments where it is the output too
 DAMPING = 0.01
@@ -69,12 +69,12 @@ class TensorCache:
         """The bytes of `tensor` in `kind`, (rows, bytes of a row); as the file has them where that is its type."""
         rows = prod(tensor.shape[1:])
         if kind == tensor.type:
-            return _raw(info, tensor).reshape(rows, -1)
+            return raw_bytes(info, tensor).reshape(rows, -1)
         path = self._path(info, tensor, kind)
         shape = (rows, row_bytes(kind, tensor.shape[0]))
         found = _read(path, shape[0] * shape[1])
         if found is None:
-            values = _finite(to_float32(_raw(info, tensor), tensor.type, tensor.shape[0]), tensor)
+            values = finite(to_float32(raw_bytes(info, tensor), tensor.type, tensor.shape[0]), tensor)
             found = self._quantized(values, tensor, kind, threads)
             _write(path, found)
         return found.reshape(shape)
@@ -85,7 +85,7 @@ class TensorCache:
         values, columns = self._sample(info, tensor), tensor.shape[0]
         moments, weights = self._second_moments(tensor), self._shared_importance(tensor)
         if moments is not None:
-            off = dequantize(_refined(values, kind, moments, SAMPLE_SWEEPS), kind, columns) - values
+            off = dequantize(rounded(values, kind, moments, SAMPLE_SWEEPS), kind, columns) - values
             return float(((off @ moments) * off).sum() / max(float(((values @ moments) * values).sum()), 1e-30))
         back = dequantize(quantize(values, kind, weights), kind, columns)
         weights = np.ones(columns, np.float32) if weights is None else weights
@@ -110,7 +110,7 @@ class TensorCache:
         moments = None if kind in FLOATS else self._second_moments(tensor)
         if moments is None:
             return quantize(values, kind, self.importance(tensor), threads)
-        return _refined(values, kind, moments, SWEEPS, threads)
+        return rounded(values, kind, moments, SWEEPS, threads)
 
     def _second_moments(self, tensor: Tensor) -> Values | None:
         """With some of the mean of the diagonal added to it: directions that the text did not show count too."""
@@ -124,7 +124,7 @@ class TensorCache:
         columns, rows = tensor.shape[0], prod(tensor.shape[1:])
         raw = np.memmap(info.path, np.uint8, "r", offset=tensor.offset, shape=(rows, tensor.nbytes // rows))
         chosen = np.linspace(0, rows - 1, max(1, min(rows, SAMPLE_WEIGHTS // columns))).astype(int)
-        return _finite(to_float32(raw[chosen].reshape(-1), tensor.type, columns), tensor)
+        return finite(to_float32(raw[chosen].reshape(-1), tensor.type, columns), tensor)
 
     def _shared_importance(self, tensor: Tensor) -> NDArray[np.float32] | None:
         """(columns,): of experts, the mean."""
@@ -138,7 +138,7 @@ class TensorCache:
             importance = self.importance(tensor)
             digest = hashlib.blake2b(digest_size=16)
             digest.update(f"{version('llama_cpp_python')} {tensor.type} {tensor.shape}".encode())
-            digest.update(_raw(info, tensor).data)
+            digest.update(raw_bytes(info, tensor).data)
             digest.update(b"" if importance is None else importance.tobytes())
             moments = self._second_moments(tensor)
             digest.update(b"" if moments is None else moments.tobytes())
@@ -146,16 +146,11 @@ class TensorCache:
         return self.folder / f"{self._digests[tensor.name]}.{kind}"
 
 
-def _refined(values: Values, kind: str, moments: Values, sweeps: int, threads: int = 1) -> NDArray[np.uint8]:
-    plain = quantize(values, kind, np.ascontiguousarray(np.diag(moments)), threads)
-    return refine(values, plain, kind, moments, sweeps)
-
-
-def _raw(info: GgufInfo, tensor: Tensor) -> NDArray[np.uint8]:
+def raw_bytes(info: GgufInfo, tensor: Tensor) -> NDArray[np.uint8]:
     return np.fromfile(info.path, np.uint8, tensor.nbytes, offset=tensor.offset)
 
 
-def _finite(values: NDArray[np.float32], tensor: Tensor) -> NDArray[np.float32]:
+def finite(values: NDArray[np.float32], tensor: Tensor) -> NDArray[np.float32]:
     """`values`, if all are finite: the native quantizer ends its process otherwise. Raises `ModelError`."""
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())

@@ -1,14 +1,12 @@
 """Collects second moments in a process: `python -P -m foreshore.quantize.search.moments_child`, driven by `moments`.
 
-It tells the tokens read. Each document is read by itself, as mixes are measured: what chats that follow one another
-make of each other's tokens is not what a chat alone makes. The file has `names` and `inputs` of the same length, and an
-array `inputN` (columns, columns) for each number in `inputs`: weights that share an input share it.
+It tells the tokens read. The file has `names` and `inputs` of the same length, and an array `inputN` (columns, columns)
+for each number in `inputs`: weights that share an input share it.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +16,9 @@ from foreshore.edge.gguf import inspect
 from foreshore.quantize.activations import Activations, Node, weight_name
 from foreshore.quantize.calibrate_child import Reader
 from foreshore.quantize.channel import Json, Tell, serve
+from foreshore.quantize.search.packs import SIDE_BY_SIDE, packs
 
 MOST_BYTES = 1 << 30  # of all moments together
-SIDE_BY_SIDE = 64  # documents, each of which sees only itself
 WIDEST = 2048  # columns: beyond, rounding by them takes too long
 
 
@@ -63,36 +61,15 @@ def collect(job: Json, tell: Tell) -> Json:
     products = Products(_widest(sorted(t.shape[0] for t in info.tensors if len(t.shape) == 2)))
     size = min(job["context"], info.context_length or job["context"])
     reader = Reader(Path(job["model"]), products, context=size, threads=job["threads"], sequences=SIDE_BY_SIDE)
-    packs = list(_packs(_windows(reader, job, size), size))
-    total, done = sum(len(window) for pack in packs for window in pack), 0
-    for pack in packs:
+    read = packs(reader, job)
+    total, done = sum(len(window) for pack in read for window in pack), 0
+    for pack in read:
         reader.read(*pack)
         done += sum(map(len, pack))
         tell(done, total)
     arrays = {f"input{number}": product for number, product in enumerate(products.products)}
     np.savez(job["target"], names=list(products.inputs), inputs=list(products.inputs.values()), **arrays)  # type: ignore[arg-type]
     return {}
-
-
-def _windows(reader: Reader, job: Json, size: int) -> Iterator[list[int]]:
-    """Of at most `size` tokens each, until `tokens` are reached."""
-    left = job["tokens"]
-    for text in job["documents"]:
-        tokens = reader.vocab.tokenize(text, special=job["special"], begin=True)[:left]
-        left -= len(tokens)
-        yield from (tokens[start : start + size] for start in range(0, len(tokens), size))
-
-
-def _packs(windows: Iterable[list[int]], room: int) -> Iterator[list[list[int]]]:
-    """Neighbours that are read side by side: at most `SIDE_BY_SIDE`, of `room` tokens in all."""
-    pack: list[list[int]] = []
-    for window in windows:
-        if pack and (len(pack) == SIDE_BY_SIDE or sum(map(len, pack)) + len(window) > room):
-            yield pack
-            pack = []
-        pack.append(window)
-    if pack:
-        yield pack
 
 
 def _widest(columns: list[int]) -> int:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshore.quantize.blocks import dequantize
+from foreshore.quantize.blocks import dequantize, quantize
 from foreshore.quantize.codes import Codes, codes_of
 
-__all__ = ["SWEEPS", "refine"]
+__all__ = ["SWEEPS", "refine", "rounded"]
 
 SWEEPS = 8  # of which the first two bring most
 COLUMNS = 32  # after which the errors of all other columns are worked out again
@@ -23,6 +23,12 @@ CHUNK_WEIGHTS = 1 << 19  # at once: they stay in the cache
 
 Bytes = NDArray[np.uint8]
 Values = NDArray[np.float32]
+
+
+def rounded(values: Values, kind: str, moments: Values, sweeps: int = SWEEPS, threads: int = 1) -> Bytes:
+    """`values` (rows, columns) in the blocks of `kind`, refined; their scales by what `moments` say of importance."""
+    plain = quantize(values, kind, np.ascontiguousarray(np.diag(moments)), threads)
+    return refine(values, plain, kind, moments, sweeps)
 
 
 def refine(values: Values, blocks: Bytes, kind: str, moments: Values, sweeps: int = SWEEPS) -> Bytes:
@@ -42,15 +48,15 @@ class _Rows:
     """Some rows, with columns first, so that what is moved together lies together."""
 
     def __init__(self, values: Values, blocks: Bytes, codes: Codes, moments: Values) -> None:
-        self.blocks, self.kind, self.h = blocks, codes, moments
+        self.blocks, self.layout, self.h = blocks, codes, moments
         columns = values.shape[1]
         offsets, steps = codes.grid(blocks, columns)
-        rounded = dequantize(blocks, codes.kind, columns)
+        now = dequantize(blocks, codes.kind, columns)
         self.offsets, self.steps = np.ascontiguousarray(offsets.T), np.ascontiguousarray(steps.T)
         self.inverse = np.divide(1, self.steps, out=np.zeros_like(self.steps), where=self.steps != 0)
         self.codes = np.ascontiguousarray(codes.read(blocks, columns).T)
-        self.rounded = np.ascontiguousarray(rounded.T)
-        self.gradient = moments @ np.ascontiguousarray((rounded - values).T)
+        self.rounded = np.ascontiguousarray(now.T)
+        self.gradient = moments @ np.ascontiguousarray((now - values).T)
         self.even = codes.even
         self.halfway = (codes.levels[1:] + codes.levels[:-1]) / 2
 
@@ -59,7 +65,7 @@ class _Rows:
         for start in [c for _ in range(sweeps) for c in range(0, columns, COLUMNS)]:
             span = slice(start, start + COLUMNS)
             self.gradient += self.h[:, span] @ self._moved(span)
-        return self.kind.write(self.blocks, np.ascontiguousarray(self.codes.T))
+        return self.layout.write(self.blocks, np.ascontiguousarray(self.codes.T))
 
     def _moved(self, span: slice) -> Values:
         """Move the codes of some columns, one after the other; how far each weight went."""
@@ -85,4 +91,4 @@ class _Rows:
             found = np.minimum(np.maximum(np.rint(aim), 0), len(self.halfway))
             return found, found
         codes = np.searchsorted(self.halfway, aim)
-        return codes, self.kind.levels[codes]
+        return codes, self.layout.levels[codes]

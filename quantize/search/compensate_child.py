@@ -1,0 +1,224 @@
+"""The process that compensates: `python -P -m foreshore.quantize.search.compensate_child`, driven by `compensate`.
+
+It tells the stages done; a stage is the weights that share an input. After each the file is as it stays, and the number
+of stages done stands in the job's `ledger`: who is killed goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foreshore.disk import write_text
+from foreshore.edge.gguf import GgufInfo, Tensor, inspect
+from foreshore.errors import SetupError
+from foreshore.quantize.activations import LAYERS, Node, operations, weight_name
+from foreshore.quantize.blocks import to_float32
+from foreshore.quantize.calibrate_child import Reader
+from foreshore.quantize.channel import Json, Tell, serve
+from foreshore.quantize.ftypes import FLOATS
+from foreshore.quantize.search.packs import SIDE_BY_SIDE, packs
+from foreshore.quantize.search.refine import rounded
+from foreshore.quantize.tensor_cache import finite, raw_bytes
+
+OUTPUT = "output.weight"  # where it is not the embedding too, whose rows are also read as they are
+WIDEST = 8192  # columns of an input: its moments take 256 MiB, and working with them six times that
+DAMPING = 0.01  # of the mean of the moments' diagonal, added to it
+TIMED = 2  # packs by which the time of all is foretold
+DEPTH = 0.55  # of the model that a stage computes, on average
+CATCH_UP = 0.5  # share of what a sum lost before that the weight added to it last makes up for
+KINDS = ("MUL_MAT", "ADD", "NONE", "GET_ROWS", "RESHAPE", "VIEW", "CONT")  # the last four pass values on
+FEWEST = 4096  # tokens, with fewer of which nothing is done
+
+Values = NDArray[np.float32]
+Pack = Sequence[list[int]]
+# With X (tokens, columns) what goes into a weight in the parent, Y in the mix, and R and S what is then added to what
+# comes out: Y'Y, Y'(X - Y), and Y'(R - S), which is empty where nothing is added.
+Moments = tuple[Values, Values, Values]
+
+
+class Tap:
+    """Takes what goes into the weight `name`, and what its output is added to, and stops the computation there. Without
+    a name it notes which weights share an input, in the order of the graph, and which outputs are added to something.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.shared: dict[int, list[str]] = {}  # by the address of the input
+        self.added: set[str] = set()
+        self._outputs: dict[int, str] = {}  # weights by the addresses of their outputs, seen as they are or with a bias
+        self._inputs: list[Values] = []
+        self._sums: list[Values] = []
+        self._kinds = {number: name for name, number in operations().items() if name in KINDS}
+        self._failure: BaseException | None = None
+
+    def __call__(self, address: int, ask: bool, user_data: Any) -> bool:
+        try:
+            node = Node.from_address(address)
+            return self._wants(address, node) if ask else self._take(node)
+        except BaseException as error:  # nothing may be raised through C
+            self._failure = error
+            return False
+
+    def begin(self) -> None:
+        self._outputs = {}
+
+    def end(self) -> None:
+        if self._failure:
+            raise self._failure
+
+    def taken(self) -> tuple[Values, Values | None]:
+        """(tokens, columns) since this was last asked: what went in, and what the output was added to, if anything."""
+        inputs, sums, self._inputs, self._sums = self._inputs, self._sums, [], []
+        if not inputs:
+            raise SetupError(f"the engine computed no product with {self.name!r}", hint="run `foreshore doctor`")
+        return np.concatenate(inputs), np.concatenate(sums) if sums else None
+
+    def _wants(self, address: int, node: Node) -> bool:
+        kind = self._kinds.get(node.op)
+        if kind == "MUL_MAT":
+            return self._multiplied(address, weight_name(node.source(0)), node.src[1])
+        if kind == "ADD":
+            return self._summed(address, node.src[0], node.src[1])
+        if kind is not None and node.src[0] in self._outputs:
+            self._outputs[address] = self._outputs[node.src[0]]
+        return False
+
+    def _multiplied(self, address: int, weight: str, inputs: int) -> bool:
+        if not weight.startswith(LAYERS) and weight != OUTPUT:
+            return False
+        self._outputs[address] = weight
+        if not self.name:
+            self.shared.setdefault(inputs, []).append(weight)
+        return weight == self.name
+
+    def _summed(self, address: int, first: int, second: int) -> bool:
+        if first not in self._outputs:
+            first, second = second, first
+        weight, other = self._outputs.get(first), Node.from_address(second)
+        if weight is None:
+            return False
+        if self._kinds.get(other.op) == "NONE":  # a bias
+            self._outputs[address] = weight
+            return False
+        self.added.add(weight)
+        if weight != self.name:
+            return False
+        if self._kinds.get(other.op) == "GET_ROWS" and self._kinds.get(other.source(0).op) != "NONE":
+            other = other.source(0)  # in the last layer, which takes the rows that matter: these may not be there yet
+        self._sums.append(other.array(np.float32)[0, 0].copy())
+        return True
+
+    def _take(self, node: Node) -> bool:
+        """Returns whether to compute on."""
+        if self._kinds.get(node.op) != "MUL_MAT":
+            return False
+        self._inputs.append(node.source(1).array(np.float32)[0, 0].copy())
+        return self.name in self.added
+
+
+class Compensation:
+    def __init__(self, job: Json) -> None:
+        self.base, self.mix, self.threads = inspect(job["base"]), inspect(job["mix"]), job["threads"]
+        self.context = min(job["context"], self.base.context_length or job["context"])
+        self.tap = Tap()
+        self.parent = self._reader(self.base, self.tap)
+        self.added: set[str] = set()
+        self.packs: list[Pack] = list(packs(self.parent, job))
+
+    def stages(self) -> list[list[str]]:
+        self.parent.read(self.packs[0][0][:1])
+        quantized = {t.name for t in self.mix.tensors if _counts(t)}
+        self.added = set(self.tap.added)
+        shared = ([name for name in names if name in quantized] for names in self.tap.shared.values())
+        return [names for names in shared if names]
+
+    def fits(self, stages: Sequence[Sequence[str]], budget_s: float) -> bool:
+        """Whether there is time for enough text; all packs that there is no time for are dropped."""
+        began, some = time.monotonic(), self.packs[:TIMED]
+        self.moments(stages[-1], some)
+        most = int(budget_s / ((time.monotonic() - began) * DEPTH * len(stages)) * _tokens(some))
+        while _tokens(self.packs) > most and len(self.packs) > 1:
+            self.packs.pop()
+        return min(FEWEST, _tokens(some)) <= _tokens(self.packs) <= most
+
+    def moments(self, names: Sequence[str], packs: Sequence[Pack]) -> Moments:
+        """Of the input that the weights `names` share."""
+        tap = Tap()
+        tap.name = self.tap.name = names[0]
+        tap.added = self.tap.added = self.added & set(names if len(names) == 1 else ())
+        reader = self._reader(self.mix, tap)  # anew, since the file has changed
+        try:
+            parts = (self._parts(pack, reader, tap) for pack in packs)
+            total = next(parts)
+            for part in parts:
+                for sums, more in zip(total, part, strict=True):
+                    sums += more
+        finally:
+            reader.close()
+        return total
+
+    def round(self, names: Sequence[str]) -> None:
+        """Change the file's weights `names`, which share an input."""
+        products, gaps, lost = self.moments(names, self.packs)
+        if not products.any():  # nothing ever goes into them
+            return
+        products += np.float32(DAMPING * np.diag(products).mean()) * np.eye(len(products), dtype=np.float32)
+        tensors = {t.name: t for t in self.mix.tensors}
+        with self.mix.path.open("r+b") as file:
+            for name in names:
+                values, tensor = _values(self.base, name), tensors[name]
+                owed = gaps @ values.T + (CATCH_UP * lost if lost.size else 0)
+                aim = values + np.linalg.solve(products.astype(np.float64), owed.astype(np.float64)).T
+                blocks = rounded(np.ascontiguousarray(aim, np.float32), tensor.type, products, threads=self.threads)
+                file.seek(tensor.offset)
+                file.write(blocks.data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _parts(self, pack: Pack, reader: Reader, tap: Tap) -> Moments:
+        self.parent.read(*pack)
+        reader.read(*pack)
+        (whole, whole_sum), (now, now_sum) = self.tap.taken(), tap.taken()
+        lost = np.zeros(0, np.float32) if now_sum is None or whole_sum is None else now.T @ (whole_sum - now_sum)
+        return now.T @ now, now.T @ (whole - now), lost
+
+    def _reader(self, info: GgufInfo, tap: Tap) -> Reader:
+        return Reader(info.path, tap, context=self.context, threads=self.threads, sequences=SIDE_BY_SIDE)
+
+
+def compensate(job: Json, tell: Tell) -> Json:
+    began, ledger, work = time.monotonic(), Path(job["ledger"]), Compensation(job)
+    stages = work.stages()
+    if not stages or not work.fits(stages, job["budget_s"]):
+        return {"stages": 0, "of": len(stages), "tokens": 0}
+    done = int(ledger.read_text(encoding="utf-8")) if ledger.exists() else 0
+    while done < len(stages) and time.monotonic() - began < job["budget_s"]:
+        tell(done, len(stages))
+        work.round(stages[done])
+        done += 1
+        write_text(ledger, str(done))
+    return {"stages": done, "of": len(stages), "tokens": _tokens(work.packs)}
+
+
+def _counts(tensor: Tensor) -> bool:
+    return len(tensor.shape) == 2 and tensor.type not in FLOATS and tensor.shape[0] <= WIDEST
+
+
+def _values(info: GgufInfo, name: str) -> Values:
+    tensor = next(t for t in info.tensors if t.name == name)
+    return finite(to_float32(raw_bytes(info, tensor), tensor.type, tensor.shape[0]), tensor)
+
+
+def _tokens(packs: Sequence[Pack]) -> int:
+    return sum(len(window) for pack in packs for window in pack)
+
+
+if __name__ == "__main__":
+    serve(compensate)
