@@ -19,7 +19,7 @@ MOST_TOKENS, FEWEST_TOKENS = 512, 64  # of a batch
 
 
 class Watch(Protocol):
-    """What llama.cpp calls for each node of a graph (`ggml_backend_sched_eval_callback`), framed for each computation."""
+    """What llama.cpp calls for each node of a graph (`ggml_backend_sched_eval_callback`), in a frame."""
 
     def __call__(self, address: int, ask: bool, user_data: Any) -> bool: ...
 
