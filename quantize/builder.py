@@ -83,8 +83,8 @@ def build_mix(
     """Have a variant of `source` in the store whose types, tensor by tensor, were searched for to meet `fit`.
 
     The importance matrix is collected, and the search measures, on `calibration` (default: a shipped text), for at
-    most `budget_s` seconds. With `refine` weights are rounded so that their errors cancel in the outputs, where that
-    takes at most two fifths of them. `workers` and `meters` are those of `search`. All else is as in
+    most `budget_s` seconds. With `refine` weights are rounded so that their errors cancel in the outputs, within a
+    tensor and across them, as far as there is time. `workers` and `meters` are those of `search`. All else is as in
     `build`. Raises `UsageError` too where `fit` cannot be met, saying what can.
     """
     targets = fit if isinstance(fit, FitTargets) else parse_fit(fit)

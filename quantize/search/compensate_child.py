@@ -199,11 +199,12 @@ def compensate(job: Json, tell: Tell) -> Json:
     if not stages or not work.fits(stages, job["budget_s"]):
         return {"stages": 0, "of": len(stages), "tokens": 0}
     done = int(ledger.read_text(encoding="utf-8")) if ledger.exists() else 0
+    tell(done, len(stages))
     while done < len(stages) and time.monotonic() - began < job["budget_s"]:
-        tell(done, len(stages))
         work.round(stages[done])
         done += 1
         write_text(ledger, str(done))
+        tell(done, len(stages))
     return {"stages": done, "of": len(stages), "tokens": _tokens(work.packs)}
 
 

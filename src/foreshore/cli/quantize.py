@@ -31,7 +31,7 @@ TYPES = "Types, separated by commas; default: q4_k_m, or none with --fit."
 FIT = 'Search a mix of types for "size<=300MB", "kl<=0.03", "decode>=20tok/s", "memory<=1GB", or several.'
 IMATRIX = "Importance matrix: a GGUF as llama-imatrix writes, or auto: one is collected. A search does that by itself."
 CALIBRATE = "Text that the matrix is collected on and a mix searched on, .txt or .jsonl; default: a shipped one."
-REFINE = "Round weights so that their errors cancel in the outputs, if the budget has room."
+REFINE = "Round weights so that errors cancel, in a tensor and across them, if the budget has room."
 SHOWN = 3  # notes of each variant
 REPORT = "Write an HTML page, and JSON and PNG beside it. Implies --measure."
 

@@ -1,0 +1,158 @@
+"""Compensation: a file comes nearer to its parent, keeps its types, and goes on after a kill."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foreshore.edge.gguf import inspect
+from foreshore.errors import SetupError
+from foreshore.quantize import build
+from foreshore.quantize.assemble import assemble
+from foreshore.quantize.quality import compare
+from foreshore.quantize.reference import Reference
+from foreshore.quantize.search.compensate import Compensated, compensate
+from foreshore.quantize.search.compensate_child import Compensation
+from foreshore.quantize.tensor_cache import raw_bytes
+from foreshore.quantize.texts import Corpus
+from foreshore.store import Store
+from tests.quantize.test_search import TEXT
+from tests.quantize.tiny_models import decoder
+from tests.tiny_model import write_decoder
+
+STAGES = [
+    *(
+        {f"blk.{layer}.{name}.weight" for name in names}
+        for layer in range(2)
+        for names in (("attn_q", "attn_k", "attn_v"), ("attn_output",), ("ffn_gate", "ffn_up"), ("ffn_down",))
+    ),
+    {"output.weight"},
+]
+ADDED = {f"blk.{layer}.{name}.weight" for layer in range(2) for name in ("attn_output", "ffn_down")}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_decoder(tmp_path_factory.mktemp("base") / "base.gguf", width=256)
+
+
+@pytest.fixture
+def mix(base: Path, tmp_path: Path) -> Path:
+    return coarse(base, tmp_path / "mix.gguf")
+
+
+def coarse(base: Path, target: Path, kind: str = "q4_0") -> Path:
+    info = inspect(base)
+    types = {t.name: kind for t in info.tensors if len(t.shape) == 2 and t.name != "token_embd.weight"}
+    return assemble(info, types, target).path
+
+
+def job(base: Path, mix: Path, text: Corpus = TEXT, *, context: int = 512) -> dict[str, object]:
+    return {
+        "base": str(base),
+        "mix": str(mix),
+        "documents": text.documents,
+        "special": text.special,
+        "context": context,
+        "tokens": 2048,
+        "threads": 1,
+    }
+
+
+def test_it_comes_nearer_to_its_parent_and_keeps_its_types(base: Path, mix: Path, tmp_path: Path) -> None:
+    before = inspect(shutil.copyfile(mix, tmp_path / "before.gguf"))
+    told: list[tuple[int, int]] = []
+    found = compensate(
+        base, mix, TEXT, budget_s=600, cache=tmp_path / "cache", threads=1, progress=lambda *n: told.append(n)
+    )
+    after = inspect(mix)
+    assert found.stages == found.of == len(STAGES)
+    assert told == [(n, len(STAGES)) for n in range(len(STAGES) + 1)]
+    assert [(t.name, t.type, t.offset) for t in after.tensors] == [(t.name, t.type, t.offset) for t in before.tensors]
+    changed = {t.name for t in after.tensors if not np.array_equal(raw_bytes(after, t), raw_bytes(before, t))}
+    assert changed == set.union(*STAGES)
+    reference = Reference.build(base, TEXT, tmp_path / "references")
+    ours, theirs = (compare(reference, info.path).kl.sum() for info in (after, before))
+    assert ours < 0.7 * theirs
+    assert not [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"]
+
+
+def test_who_is_interrupted_goes_on(base: Path, mix: Path, tmp_path: Path) -> None:
+    whole = Path(shutil.copyfile(mix, tmp_path / "whole.gguf"))
+    compensate(base, whole, TEXT, budget_s=600, cache=tmp_path / "other", threads=1)
+    original = mix.read_bytes()
+
+    def stop(done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compensate(base, mix, TEXT, budget_s=600, cache=tmp_path / "cache", threads=1, progress=stop)
+    assert mix.read_bytes() == original
+    told: list[int] = []
+    compensate(base, mix, TEXT, budget_s=600, cache=tmp_path / "cache", threads=1, progress=lambda n, _: told.append(n))
+    assert told[0] == 4
+    assert mix.read_bytes() == whole.read_bytes()
+
+
+def test_without_enough_time_or_text_the_file_stays_as_it_is(base: Path, mix: Path, tmp_path: Path) -> None:
+    original = mix.read_bytes()
+    found = compensate(base, mix, TEXT, budget_s=1e-6, cache=tmp_path / "cache", threads=1)
+    assert found == Compensated(stages=0, of=len(STAGES), tokens=0)
+    assert mix.read_bytes() == original
+
+
+def test_stages_follow_the_graph_and_sums_are_found(base: Path, mix: Path) -> None:
+    work = Compensation(job(base, mix))
+    assert [set(names) for names in work.stages()] == STAGES
+    assert work.added == ADDED
+
+
+def test_what_a_sum_lost_before_is_the_difference_of_the_streams(base: Path, tmp_path: Path) -> None:
+    """The first layer's attention is added to the embedding, which both files have alike; its feed-forward to what the
+    attention has changed."""
+    work = Compensation(job(base, coarse(base, tmp_path / "mix.gguf", "q8_0")))
+    stages = work.stages()
+    first, second = (work.moments(stages[n], work.packs[:1]) for n in (1, 3))
+    assert first[2].shape == (256, 256)
+    assert not first[2].any()
+    assert np.abs(first[1]).max() > 0
+    assert np.abs(second[2]).max() > 0
+
+
+def test_a_model_that_equals_its_parent_has_nothing_to_make_up_for(base: Path, tmp_path: Path) -> None:
+    same = Path(shutil.copyfile(base, tmp_path / "same.gguf"))
+    assert compensate(base, same, TEXT, budget_s=600, cache=tmp_path / "cache", threads=1).of == 0
+    work = Compensation(job(base, same))
+    work.stages()
+    products, gaps, lost = work.moments(["blk.1.ffn_down.weight"], work.packs[:1])
+    assert np.abs(products).max() > 0
+    assert not gaps.any()
+    assert not lost.any()
+
+
+@pytest.mark.parametrize(
+    ("family", "added"),
+    [("Llama", ADDED), ("Phi3", ADDED), ("Granite", set()), ("Gemma2", set())],  # the last two scale before they add
+)
+def test_other_families_are_compensated(family: str, added: set[str], tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (manifest,) = build(decoder(tmp_path / "model", family), ["f32"], store=store)
+    parent = store.path(manifest)
+    mix = coarse(parent, tmp_path / "mix.gguf")
+    work = Compensation(job(parent, mix, context=64))
+    assert len(work.stages()) >= 2 * 4
+    assert work.added == added
+    assert compensate(parent, mix, TEXT, budget_s=600, cache=tmp_path / "cache", threads=1).stages >= 2 * 4
+    reference = Reference.build(parent, TEXT, tmp_path / "references")
+    ours, theirs = (compare(reference, p).kl.sum() for p in (mix, coarse(parent, tmp_path / "again.gguf")))
+    assert ours < theirs
+
+
+def test_a_weight_that_the_graph_lacks_is_an_error(base: Path, mix: Path) -> None:
+    work = Compensation(job(base, mix))
+    with pytest.raises(SetupError, match="no product with"):
+        work.moments(["blk.9"], work.packs[:1])
