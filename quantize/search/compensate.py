@@ -33,7 +33,8 @@ CONTEXT = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compensated:
-    """`stages` of `of`: weights that share an input are one. None are done where the budget has too little time."""
+    """`stages` of `of`: weights that share an input are one. Left as it is what has too wide an input for the text, or
+    for as much of it as there is time to read."""
 
     stages: int
     of: int

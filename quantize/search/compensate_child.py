@@ -1,7 +1,7 @@
 """The process that compensates: `python -P -m foreshore.quantize.search.compensate_child`, driven by `compensate`.
 
-It tells the stages done; a stage is the weights that share an input. After each the file is as it stays, and the number
-of stages done stands in the job's `ledger`: who is killed goes on from there.
+It tells the stages done; a stage is the weights that share an input. After each the file is as it stays, and its first
+weight stands in the job's `ledger`: who is killed goes on from there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TIMED = 2  # packs by which the time of all is foretold
 DEPTH = 0.55  # of the model that a stage computes, on average
 CATCH_UP = 0.5  # share of what a sum lost before that the weight added to it last makes up for
 KINDS = ("MUL_MAT", "ADD", "NONE", "GET_ROWS", "RESHAPE", "VIEW", "CONT")  # the last four pass values on
-FEWEST = 4096  # tokens, with fewer of which nothing is done
+ENOUGH = 8  # tokens for each column of an input: with a third of that, what is made up for is chance
 
 Values = NDArray[np.float32]
 Pack = Sequence[list[int]]
@@ -139,14 +139,23 @@ class Compensation:
         shared = ([name for name in names if name in quantized] for names in self.tap.shared.values())
         return [names for names in shared if names]
 
-    def fits(self, stages: Sequence[Sequence[str]], budget_s: float) -> bool:
-        """Whether there is time for enough text; all packs that there is no time for are dropped."""
-        began, some = time.monotonic(), self.packs[:TIMED]
-        self.moments(stages[-1], some)
-        most = int(budget_s / ((time.monotonic() - began) * DEPTH * len(stages)) * _tokens(some))
-        while _tokens(self.packs) > most and len(self.packs) > 1:
+    def shorten(self, stages: Sequence[Sequence[str]], budget_s: float) -> None:
+        """Drop the packs that there is no time to read for each of `stages`."""
+        some, self.tap.name = self.packs[:TIMED], stages[-1][0]
+        began = time.monotonic()
+        for pack in some:
+            self.parent.read(*pack)
+            self.tap.taken()
+        reading_s = 2 * DEPTH * (time.monotonic() - began) / _tokens(some)  # a token, with both models
+        while self.packs and self.tokens * reading_s * len(stages) > budget_s:
             self.packs.pop()
-        return min(FEWEST, _tokens(some)) <= _tokens(self.packs) <= most
+
+    @property
+    def tokens(self) -> int:
+        return _tokens(self.packs)
+
+    def columns(self, name: str) -> int:
+        return next(t.shape[0] for t in self.mix.tensors if t.name == name)
 
     def moments(self, names: Sequence[str], packs: Sequence[Pack]) -> Moments:
         """Of the input that the weights `names` share."""
@@ -196,16 +205,21 @@ class Compensation:
 def compensate(job: Json, tell: Tell) -> Json:
     began, ledger, work = time.monotonic(), Path(job["ledger"]), Compensation(job)
     stages = work.stages()
-    if not stages or not work.fits(stages, job["budget_s"]):
-        return {"stages": 0, "of": len(stages), "tokens": 0}
-    done = int(ledger.read_text(encoding="utf-8")) if ledger.exists() else 0
-    tell(done, len(stages))
-    while done < len(stages) and time.monotonic() - began < job["budget_s"]:
-        work.round(stages[done])
-        done += 1
-        write_text(ledger, str(done))
-        tell(done, len(stages))
-    return {"stages": done, "of": len(stages), "tokens": _tokens(work.packs)}
+    if stages:
+        work.shorten(stages, job["budget_s"])
+    enough = [names for names in stages if work.columns(names[0]) * ENOUGH <= work.tokens]
+    done = ledger.read_text(encoding="utf-8").split() if ledger.exists() else []
+    left = [names for names in enough if names[0] not in done]
+    total = len(done) + len(left)
+    for names in left:
+        tell(len(done), total)
+        if time.monotonic() - began > job["budget_s"]:
+            break
+        work.round(names)
+        done.append(names[0])
+        write_text(ledger, "\n".join(done))
+    tell(total, total)
+    return {"stages": len(done), "of": len(stages), "tokens": work.tokens}
 
 
 def _counts(tensor: Tensor) -> bool:
