@@ -29,6 +29,7 @@ __all__ = ["Compensated", "compensate"]
 
 TOKENS = 16_384  # read, at most: twice as many bring nothing, half of them lose 8 % of what it brings
 CONTEXT = 512
+IDLE_S = 7 * 86_400.0  # after which what was not finished is dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ def compensate(
     ledger, size = draft.with_suffix(".stages"), inspect(mix).size
     with disk_errors(cache, size):
         cache.mkdir(parents=True, exist_ok=True)
-        prune(cache)
+        prune(cache, keep=0, idle_s=IDLE_S)
         with FileLock(draft.with_suffix(".lock")):
             if not (ledger.exists() and draft.exists()):
                 ledger.unlink(missing_ok=True)
@@ -83,9 +84,7 @@ def compensate(
                 **child.run("foreshore.quantize.search.compensate_child", job, doing=doing, progress=progress)
             )
             if found.stages:
-                os.replace(draft, mix) if os.stat(draft).st_dev == os.stat(mix.parent).st_dev else shutil.move(
-                    draft, mix
-                )
+                _move(draft, mix)
             draft.unlink(missing_ok=True)
             ledger.unlink(missing_ok=True)
     return found

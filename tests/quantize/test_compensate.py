@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ from foreshore.edge.gguf import inspect
 from foreshore.errors import SetupError
 from foreshore.quantize import build
 from foreshore.quantize.assemble import assemble
+from foreshore.quantize.mixing import make_mix
 from foreshore.quantize.quality import compare
 from foreshore.quantize.reference import Reference
 from foreshore.quantize.search.compensate import Compensated, compensate
 from foreshore.quantize.search.compensate_child import Compensation
+from foreshore.quantize.search.fit_targets import FitTargets
 from foreshore.quantize.tensor_cache import raw_bytes
 from foreshore.quantize.texts import Corpus
 from foreshore.store import Store
@@ -110,6 +114,39 @@ def test_inputs_too_wide_for_the_text_are_left(base: Path, mix: Path, tmp_path: 
     found = compensate(base, mix, some, budget_s=600, cache=tmp_path / "cache", threads=1)
     assert (found.stages, found.of) == (len(STAGES) - 2, len(STAGES))
     assert 64 * 8 <= found.tokens < 128 * 8
+
+
+def test_what_others_left_is_dropped_after_a_week(base: Path, mix: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for name, age_s in (("compensated-0.gguf", 8 * 86_400), ("compensated-1.gguf", 86_400)):
+        (cache / name).write_bytes(b"some")
+        os.utime(cache / name, (time.time() - age_s,) * 2)
+    compensate(base, mix, TEXT, budget_s=1e-6, cache=cache, threads=1)
+    assert [p.name for p in cache.glob("*.gguf")] == ["compensated-1.gguf"]
+
+
+@pytest.mark.parametrize("refine", [True, False])
+def test_a_mix_is_searched_for_written_and_compensated(base: Path, tmp_path: Path, refine: bool) -> None:
+    said: list[str] = []
+    made = make_mix(
+        inspect(base),
+        FitTargets(size=200_000),
+        tmp_path / "mix.gguf",
+        corpus=TEXT,
+        imatrix=None,
+        budget_s=20,
+        cache=tmp_path / "cache",
+        refine=refine,
+        workers=1,
+        searching=lambda done, total: said.append("search"),
+        writing=lambda done: said.append("write"),
+        compensating=lambda done, total: said.append("compensate"),
+    )
+    assert made.info.size <= 200_000
+    assert {t.name: t.type for t in made.info.tensors if t.name in made.found.types} == made.found.types
+    assert list(dict.fromkeys(said)) == ["search", "write", "compensate"][: 2 + refine]
+    assert bool(made.compensated and made.compensated.stages) == refine
 
 
 def test_stages_follow_the_graph_and_sums_are_found(base: Path, mix: Path) -> None:
