@@ -147,7 +147,12 @@ class Mix:
         return Made(
             info=mix.info,
             notes=tuple(_said(mix)),
-            found={"tensors": dict(found.types), "predicted_kl": found.predicted},
+            found={
+                "tensors": dict(found.types),
+                "predicted_kl": found.predicted,
+                "refined": found.moments is not None,
+                "compensated": str(mix.compensated) if mix.compensated else "",
+            },
             # The search read the text too: what is measured on it would look better than it is.
             calibration=replace(calibration, text_sha256=self.text.sha256),
         )
@@ -209,9 +214,7 @@ def _said(mix: MadeMix) -> list[str]:
     if found.moments is not None:
         said.append("refined: rounded again so that errors cancel in the outputs")
     if mix.compensated and mix.compensated.stages:
-        done = mix.compensated
-        how = f"the weights of {done.stages} of {done.of} inputs, on {done.tokens} tokens"
-        said.append(f"compensated: rounded once more to make up for the errors before them, {how}")
+        said.append(f"compensated: rounded once more to make up for the errors before them, {mix.compensated}")
     if not found.complete:
         said.append("the budget ended the search early: a longer one may find a better mix")
     return said

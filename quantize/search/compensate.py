@@ -41,6 +41,9 @@ class Compensated:
     of: int
     tokens: int  # read for each
 
+    def __str__(self) -> str:
+        return f"the weights of {self.stages} of {self.of} inputs, on {self.tokens} tokens"
+
 
 def compensate(
     base: Path,

@@ -68,6 +68,7 @@ def test_a_mix_is_searched_and_stored(mix: Manifest) -> None:
     assert {t.name: t.type for t in inspect(store.path(mix)).tensors if t.name in tensors} == tensors
     assert len(set(tensors.values())) > 1, "a mix"
     assert mix.recipe["predicted_kl"] > 0
+    assert mix.recipe["refined"] or not mix.recipe["compensated"], "none is compensated that was not refined"
     assert mix.calibration is not None
     assert mix.calibration.text_sha256 == CALIBRATION.sha256
     assert mix.calibration.imatrix_sha256
@@ -246,6 +247,7 @@ def test_one_command_builds_measures_judges_and_reports(
         (["--owner", " "], "owner"),
         (["--report", "absent/out.html"], "no folder 'absent'"),
         (["--report", "."], "is a folder"),
+        (["--calibrate", __file__, "--text", __file__], "also calibrated on"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_built(arguments: list[str], said: str, folder: Path, home: Path) -> None:

@@ -63,13 +63,16 @@ def quantize(
     """
     with exit_on_error():
         from foreshore.cli.measure import Measures, check_report, write
-        from foreshore.quantize.texts import read_corpus
+        from foreshore.quantize.texts import check_disjoint, read_corpus
 
         plan = Plan.of(types, fit, budget, refine, ray)
         measures = Measures.of(text, tasks, gate, owner)
         if report:
             check_report(report)
-        shared: dict[str, Any] = {"force": force, "calibration": read_corpus(calibrate) if calibrate else None}
+        calibration = read_corpus(calibrate) if calibrate else None
+        if calibration and measures.text:
+            check_disjoint(calibration, measures.text)
+        shared: dict[str, Any] = {"force": force, "calibration": calibration}
         with reporting() as told:
             made = plan.build(source, name, {**shared, "progress": told}, imatrix, requantize)
             if measure or report or measures.asked:
