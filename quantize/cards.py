@@ -69,7 +69,7 @@ class _Measurer:
             self.progress(Progress(stage="measured", what=manifest.ref))
             return manifest
         parent, variant, ref = self.parent(manifest), self.store.path(manifest), manifest.ref
-        if manifest.calibration is not None and manifest.calibration.text_sha256 == text.sha256:
+        if manifest.calibration is not None and text.sha256 in manifest.calibration.texts:
             hint = "give another with --text; one that no calibration and no search read"
             raise UsageError(f"{ref} was calibrated on the text that it is to be measured on", hint=hint)
         speed = measure_speed(variant, threads=self.threads, progress=self.counter("speed", ref))

@@ -229,5 +229,5 @@ def _doubts(card: Card, parent: Parent | None, calibration: Calibration | None) 
             continue
         if parent is not None and measured.parent_sha256 != parent.sha256:
             yield f"the {name} was measured against another parent, {measured.parent_sha256[:12]}"
-        if calibration is not None and measured.text_sha256 == calibration.text_sha256:
+        if calibration is not None and measured.text_sha256 in calibration.texts:
             yield f"the {name} was measured on the text that calibrated the variant, {measured.text_sha256[:12]}"

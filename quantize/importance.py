@@ -18,12 +18,13 @@ from foreshore.errors import ModelError
 from foreshore.home import home
 from foreshore.manifest import Calibration
 from foreshore.quantize.calibrate import collect
-from foreshore.quantize.imatrix import check_fits, read_imatrix
+from foreshore.quantize.imatrix import Imatrix, check_fits, read_imatrix
 from foreshore.quantize.texts import Corpus
 
 __all__ = ["AUTO", "Importance"]
 
 AUTO = "auto"
+OWN = "sha256:"  # begins the name of the data set in matrices that are collected here
 CONTEXT = 512  # tokens of a chunk, as llama-imatrix takes by default
 OnRead = Callable[[int, int], None]  # is told the tokens read, and of how many
 
@@ -64,7 +65,7 @@ class Importance:
     def calibration(self, opened: Path | None) -> Calibration | None:
         if opened is None:
             return None
-        return Calibration(imatrix_sha256=sha256(opened), text_sha256=self.text.sha256 if self.text else None)
+        return Calibration(imatrix_sha256=sha256(opened), text_sha256=self.text.sha256 if self.text else _text(opened))
 
 
 def _collected(base: GgufInfo, base_sha256: str, text: Corpus, progress: OnRead) -> Path:
@@ -77,6 +78,12 @@ def _collected(base: GgufInfo, base_sha256: str, text: Corpus, progress: OnRead)
             if not _is_sound(target):
                 collect(base.path, text, context=CONTEXT, output=True, progress=progress).save(target)
     return target
+
+
+def _text(matrix: Path) -> str | None:
+    """The hash of the text that one of our own was collected on; others name a file, or nothing."""
+    hashes = [name.removeprefix(OWN) for name in Imatrix.load(matrix).datasets if name.startswith(OWN)]
+    return hashes[0] if len(hashes) == 1 else None
 
 
 def _is_sound(path: Path) -> bool:

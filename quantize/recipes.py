@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from foreshore.disk import disk_errors, require_space, sha256, write_text
 from foreshore.edge.gguf import GgufInfo, inspect
-from foreshore.errors import UsageError
+from foreshore.errors import ModelError, UsageError
 from foreshore.home import home
 from foreshore.manifest import Calibration
+from foreshore.quantize.convert.weights import unbounded
 from foreshore.quantize.ftypes import FLOATS
 from foreshore.quantize.importance import Importance
 from foreshore.quantize.mixing import MadeMix, make_mix
@@ -26,6 +29,8 @@ from foreshore.quantize.search.meter import Meter, MeterJob
 from foreshore.quantize.texts import Corpus
 
 __all__ = ["Base", "Made", "Mix", "Recipe", "Uniform", "mix_name", "sensitivity"]
+
+FLOAT_DTYPES = {"f32": "<f4", "f16": "<f2", "bf16": "<u2"}  # bf16: its bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +155,11 @@ class Mix:
             found={
                 "tensors": dict(found.types),
                 "predicted_kl": found.predicted,
+                "search_kl": found.measured,
                 "refined": found.moments is not None,
                 "compensated": str(mix.compensated) if mix.compensated else "",
             },
-            # The search read the text too: what is measured on it would look better than it is.
-            calibration=replace(calibration, text_sha256=self.text.sha256),
+            calibration=replace(calibration, search_sha256=self.text.sha256),
         )
 
 
@@ -188,6 +193,8 @@ def _fallen(planned: Plan, kind: str) -> tuple[str, ...]:
 
 
 def _copied(base: Base, target: Path) -> Made:
+    if not base.ours:
+        _check_finite(base.info)
     with disk_errors(target.parent, base.info.size):
         if base.ours:
             os.link(base.info.path, target)
@@ -195,6 +202,16 @@ def _copied(base: Base, target: Path) -> Made:
             require_space(target.parent, base.info.size)
             shutil.copyfile(base.info.path, target)
     return Made(info=inspect(target))
+
+
+def _check_finite(info: GgufInfo) -> None:
+    """Raises `ModelError` for a float weight that is NaN or infinite, as all that quantize it would."""
+    for tensor in info.tensors:
+        kind = FLOAT_DTYPES.get(tensor.type)
+        if kind and tensor.nbytes:
+            bytes_ = np.memmap(info.path, np.uint8, "r", offset=tensor.offset, shape=(tensor.nbytes,))
+            if unbounded(bytes_.view(kind)):
+                raise ModelError(f"{tensor.name!r} has weights that are not finite", hint="fetch the model again")
 
 
 def _short(size: int) -> str:
@@ -213,8 +230,8 @@ def _said(mix: MadeMix) -> list[str]:
     said = [f"searched: {how}; KL there {found.measured:.4g}, predicted {found.predicted:.4g} nats a token"]
     if found.moments is not None:
         said.append("refined: rounded again so that errors cancel in the outputs")
-    if mix.compensated and mix.compensated.stages:
-        said.append(f"compensated: rounded once more to make up for the errors before them, {mix.compensated}")
+    if mix.compensated:
+        said.append(f"compensated, to make up for the errors of earlier tensors: {mix.compensated}")
     if not found.complete:
         said.append("the budget ended the search early: a longer one may find a better mix")
     return said

@@ -269,8 +269,8 @@ def _sensitivity(costs: Sequence[Cost]) -> Iterator[Html]:
         kinds[cost.type][cost.tensor] = cost.kl
     drawable = {kind: found for kind, found in kinds.items() if max(found.values()) > 0}
     about = (
-        "What the mean KL rises by if one tensor alone has a type. The stronger its colour, the more a tensor is worth"
-        " its bits."
+        "What the mean KL rises by if one tensor alone has a type: measured for a few types of each, read off their"
+        " rounding errors for the others. The stronger its colour, the more a tensor is worth its bits."
     )
     yield tag("p", about, class_="about")
     for i, kind in enumerate(sorted(drawable, key=lambda k: BITS.get(k, 99.0))):
@@ -283,7 +283,7 @@ def _sensitivity(costs: Sequence[Cost]) -> Iterator[Html]:
         [c.tensor, c.type, number(c.kl), f"{c.bytes / MIB:,.3f}", number(c.kl / max(c.bytes, 1) * MIB)] for c in dearest
     ]
     head = ["tensor", "type", "KL, nats", "size, MiB", "KL a MiB"]
-    said = table(f"The {len(rows)} dearest of {len(costs)} measured.", head, rows, texts=2)
+    said = table(f"The {len(rows)} dearest of {len(costs)}.", head, rows, texts=2)
     yield tag("details", tag("summary", "As a table"), said)
 
 
@@ -310,7 +310,7 @@ def _predicted(entries: Sequence[Entry]) -> Iterator[Html]:
         off = f"{100 * (foretold / found.value - 1):+.1f} %" if found and found.value > 0 else NOTHING
         rows.append([_name(short[entry.ref], entry), number(foretold), interval(found), off])
     head = ["variant", "predicted KL", "measured KL", "prediction off by"]
-    yield table("The search adds up what each tensor costs alone; the winner is measured whole.", head, rows)
+    yield table("What the search foretold of its winner, which is then compensated, and what the file has.", head, rows)
     shown = [(short[e.ref], p, lost[e.ref]) for e, p in pairs if p > 0 and e.ref in lost and lost[e.ref].value > 0]
     if len(shown) >= PAIRS:
         wide, narrow = (draw_pairs(shown, title="Predicted against measured", width=w) for w in (460, NARROW))

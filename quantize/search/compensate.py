@@ -11,8 +11,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import accumulate
+from math import nan
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,26 +27,39 @@ from foreshore.edge.options import EngineOptions
 from foreshore.quantize import child
 from foreshore.quantize.progress import OnCount
 from foreshore.quantize.prune import prune
+from foreshore.quantize.quality import compare
+from foreshore.quantize.reference import Reference
 from foreshore.quantize.texts import Corpus
 
 __all__ = ["Compensated", "compensate"]
 
 TOKENS = 16_384  # read, at most: twice as many bring nothing, half of them lose 8 % of what it brings
 CONTEXT = 512
+JUDGED = 12_000  # characters of the text that the file is measured on before and after
 IDLE_S = 7 * 86_400.0  # after which what was not finished is dropped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compensated:
     """`stages` of `of`: weights that share an input are one. Left as it is what has too wide an input for the text, or
-    for as much of it as there is time to read."""
+    for as much of it as there is time to read. `before` and `after` are the mean KL, in nats, on the text's last
+    documents, where any stage was done; the file stays as it was if that did not fall."""
 
     stages: int
     of: int
     tokens: int  # read for each
+    before: float = nan
+    after: float = nan
+
+    @property
+    def kept(self) -> bool:
+        return self.after < self.before
 
     def __str__(self) -> str:
-        return f"the weights of {self.stages} of {self.of} inputs, on {self.tokens} tokens"
+        if not self.kept:
+            return "left as it was" if self.stages else "no time or too little text"
+        how = f"the weights of {self.stages} of {self.of} inputs, on {self.tokens} tokens"
+        return f"{how}; mean KL on a part of the text {self.before:.4g} before, {self.after:.4g} after"
 
 
 def compensate(
@@ -82,15 +99,29 @@ def compensate(
                 "threads": EngineOptions(threads=threads).thread_count,
                 "ledger": str(ledger),
             }
-            doing = f"compensated {mix.name!r}"
-            found = Compensated(
-                **child.run("foreshore.quantize.search.compensate_child", job, doing=doing, progress=progress)
-            )
+            module, doing = "foreshore.quantize.search.compensate_child", f"compensated {mix.name!r}"
+            found = Compensated(**child.run(module, job, doing=doing, progress=progress))
             if found.stages:
+                before, after = _compared(base, corpus, (mix, draft))
+                found = replace(found, before=before, after=after)
+            if found.kept:
                 _move(draft, mix)
             draft.unlink(missing_ok=True)
             ledger.unlink(missing_ok=True)
     return found
+
+
+def _compared(base: Path, corpus: Corpus, files: Iterable[Path]) -> list[float]:
+    """The mean KL of each, on documents that compensation reads last, if at all."""
+    ends = accumulate(len(text) for text in reversed(corpus.documents))
+    last = Corpus.of(
+        (text for text, end in zip(reversed(corpus.documents), ends, strict=True) if end - len(text) < JUDGED),
+        special=corpus.special,
+    )
+    with tempfile.TemporaryDirectory(prefix="foreshore-compensate-") as folder:
+        reference = Reference.build(base, last, Path(folder))
+        found = [compare(reference, file) for file in files]
+    return [float(one.kl.sum() / one.tokens.sum()) for one in found]
 
 
 def _move(draft: Path, mix: Path) -> None:

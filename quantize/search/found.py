@@ -25,7 +25,7 @@ class Found:
 
     types: Mapping[str, str]
     bytes: int
-    predicted: float  # by what is known at the end
+    predicted: float  # before it was measured
     measured: float
     tokens: int  # that mixes were measured on
     seconds: float

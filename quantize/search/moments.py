@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from zipfile import is_zipfile
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
+from foreshore.disk import disk_errors, fsync
 from foreshore.edge.options import EngineOptions
 from foreshore.quantize import child
 from foreshore.quantize.texts import Corpus
 
-__all__ = ["Moments", "collect_moments"]
+__all__ = ["Moments", "collect_moments", "kept_moments"]
 
 TOKENS = 32_768  # read, at most
 CONTEXT = 512
@@ -46,7 +49,18 @@ def collect_moments(model: Path, corpus: Corpus, target: Path, *, threads: int |
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         child.run("foreshore.quantize.search.moments_child", job, doing=f"read a text with {model.name!r}")
+        fsync(draft)
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
+    return target
+
+
+def kept_moments(model: Path, corpus: Corpus, target: Path) -> Path:
+    """`target`, collected unless it is there and whole. Raises what `collect_moments` does."""
+    with disk_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_suffix(".lock")):  # who comes second finds it made
+            if not is_zipfile(target):  # its end says what is in it
+                collect_moments(model, corpus, target)
     return target

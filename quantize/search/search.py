@@ -36,7 +36,7 @@ from foreshore.quantize.search.fit_targets import FitTargets
 from foreshore.quantize.search.found import Found
 from foreshore.quantize.search.knapsack import lightest
 from foreshore.quantize.search.meter import Meter, MeterJob, Meters, Mix
-from foreshore.quantize.search.moments import collect_moments
+from foreshore.quantize.search.moments import kept_moments
 from foreshore.quantize.search.plan import (
     REFINING,
     SearchPlan,
@@ -97,7 +97,7 @@ def search(
     }
     refining_s, moments = refining_seconds(info, workers), None
     if refine and cache is not None and refining_s <= REFINING * budget_s:
-        moments = _moments(base, corpus, cache / f"second-moments-{settings['model']}-{corpus.sha256[:16]}.npz")
+        moments = kept_moments(base, corpus, cache / f"second-moments-{settings['model']}-{corpus.sha256[:16]}.npz")
         settings["moments"] = moments.name
     engine, record = engine or EngineOptions(), Measurements(cache, settings)
     with (
@@ -130,10 +130,6 @@ def search(
     return replace(found, moments=moments, seconds=time.monotonic() - began)
 
 
-def _moments(base: Path, corpus: Corpus, path: Path) -> Path:
-    return path if path.exists() else collect_moments(base, corpus, path)
-
-
 def _check(bounds: Bounds, survey: Survey, every: Survey) -> None:
     """Raise `UsageError` before anything is measured if nothing can be within `bounds`, saying what can."""
     try:
@@ -161,7 +157,7 @@ def _hunted(
     return Found(
         types=best.types,
         bytes=best.bytes,
-        predicted=proposals.predict(best.types),
+        predicted=best.predicted,
         measured=best.measured,
         tokens=measuring.tokens(plan.windows),
         seconds=0.0,

@@ -57,11 +57,17 @@ class Parent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What the quantizer was told of the weights' importance, and the text that it, or a search for a mix, read. An
-    imatrix that was given may not say its text."""
+    """What the quantizer was told of the weights' importance, the text that this is of, and the text that a search for
+    a mix read. An imatrix that was given may not say its text."""
 
     imatrix_sha256: str | None = None
     text_sha256: str | None = None
+    search_sha256: str | None = None
+
+    @property
+    def texts(self) -> frozenset[str]:
+        """What is measured on one of these looks better than it is."""
+        return frozenset(sha for sha in (self.text_sha256, self.search_sha256) if sha)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,8 @@ from foreshore.quantize.assemble import assemble
 from foreshore.quantize.mixing import make_mix
 from foreshore.quantize.quality import compare
 from foreshore.quantize.reference import Reference
-from foreshore.quantize.search.compensate import Compensated, compensate
+from foreshore.quantize.search import compensate as compensating
+from foreshore.quantize.search.compensate import compensate
 from foreshore.quantize.search.compensate_child import Compensation
 from foreshore.quantize.search.fit_targets import FitTargets
 from foreshore.quantize.tensor_cache import raw_bytes
@@ -82,6 +83,8 @@ def test_it_comes_nearer_to_its_parent_and_keeps_its_types(base: Path, mix: Path
     ours, theirs = (compare(reference, info.path).kl.sum() for info in (after, before))
     assert ours < 0.7 * theirs
     assert not [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"]
+    assert found.kept
+    assert 0 < found.after < found.before
 
 
 def test_who_is_interrupted_goes_on(base: Path, mix: Path, tmp_path: Path) -> None:
@@ -105,7 +108,18 @@ def test_who_is_interrupted_goes_on(base: Path, mix: Path, tmp_path: Path) -> No
 def test_without_enough_time_or_text_the_file_stays_as_it_is(base: Path, mix: Path, tmp_path: Path) -> None:
     original = mix.read_bytes()
     found = compensate(base, mix, TEXT, budget_s=1e-6, cache=tmp_path / "cache", threads=1)
-    assert found == Compensated(stages=0, of=len(STAGES), tokens=0)
+    assert (found.stages, found.of, found.tokens, found.kept) == (0, len(STAGES), 0, False)
+    assert str(found) == "no time or too little text"
+    assert mix.read_bytes() == original
+
+
+def test_a_file_that_comes_no_nearer_stays_as_it_is(
+    base: Path, mix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compensating, "_compared", lambda *_: (0.1, 0.2))
+    original = mix.read_bytes()
+    found = compensate(base, mix, TEXT, budget_s=600, cache=tmp_path / "cache", threads=1)
+    assert str(found) == "left as it was"
     assert mix.read_bytes() == original
 
 

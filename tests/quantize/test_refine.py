@@ -13,7 +13,7 @@ from foreshore.quantize.blocks import dequantize, quantize
 from foreshore.quantize.calibrate import collect
 from foreshore.quantize.codes import codes_of
 from foreshore.quantize.search import refine as refining
-from foreshore.quantize.search.moments import Moments, collect_moments
+from foreshore.quantize.search.moments import Moments, collect_moments, kept_moments
 from foreshore.quantize.search.refine import refine
 from foreshore.quantize.tensor_cache import TensorCache
 from foreshore.quantize.texts import Corpus
@@ -123,3 +123,16 @@ def test_a_tensor_that_nothing_went_into_is_rounded_as_it_is(tmp_path: Path) -> 
     cache = TensorCache(None, moments=Moments(tmp_path / "moments.npz"))
     assert np.array_equal(cache.blocks(info, tensor, "q4_k"), TensorCache(None).blocks(info, tensor, "q4_k"))
     assert cache.error(info, tensor, "q4_k") == TensorCache(None).error(info, tensor, "q4_k")
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut off"])
+def test_moments_that_are_damaged_are_collected_again(damage: bytes, tmp_path: Path) -> None:
+    base = write_decoder(tmp_path / "base.gguf", layers=1, width=64)
+    target = tmp_path / "kept" / "moments.npz"
+    whole = kept_moments(base, CHATS, target).read_bytes()
+    target.write_bytes(damage)
+    kept_moments(base, CHATS, target)
+    assert target.stat().st_size == len(whole)
+    before = target.stat().st_mtime_ns
+    kept_moments(base, CHATS, target)
+    assert target.stat().st_mtime_ns == before, "what is whole is kept"

@@ -17,12 +17,14 @@ from foreshore.edge.gguf import inspect
 from foreshore.errors import ModelError, UsageError
 from foreshore.manifest import Manifest
 from foreshore.quantize import build, build_mix, measure
+from foreshore.quantize.calibrate import collect
 from foreshore.quantize.recipes import mix_name, sensitivity
 from foreshore.quantize.search.fit_targets import parse_fit
 from foreshore.quantize.texts import Corpus
 from foreshore.store import Store
 from tests.quantize.test_build import Seen
 from tests.quantize.tiny_models import decoder
+from tests.tiny_model import write_decoder
 
 WORDS = "the cat sat on a mat and saw how many birds flew over our old house by the sea before noon".split()
 WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256}  # rows that K-quants can cut into blocks
@@ -70,7 +72,8 @@ def test_a_mix_is_searched_and_stored(mix: Manifest) -> None:
     assert mix.recipe["predicted_kl"] > 0
     assert mix.recipe["refined"] or not mix.recipe["compensated"], "none is compensated that was not refined"
     assert mix.calibration is not None
-    assert mix.calibration.text_sha256 == CALIBRATION.sha256
+    assert mix.calibration.search_sha256 == CALIBRATION.sha256
+    assert mix.calibration.texts == {CALIBRATION.sha256}
     assert mix.calibration.imatrix_sha256
     assert any(note.startswith("searched: ") for note in mix.notes)
     assert set(sensitivity(mix.files[mix.main].sha256)) == set(tensors)
@@ -254,3 +257,30 @@ def test_a_mistake_is_told_before_anything_is_built(arguments: list[str], said: 
     result = run("quantize", folder, "-o", "mistaken", *arguments, code=2)
     assert said in result.output
     assert not (home / "models" / "mistaken").exists()
+
+
+def test_a_matrix_of_ours_says_its_text(folder: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (parent,) = build(folder, ["f16"], store=store)
+    collect(store.path(parent), CALIBRATION, threads=1).save(tmp_path / "imatrix.gguf")
+    (made,) = build(folder, ["q4_0"], store=store, imatrix=tmp_path / "imatrix.gguf")
+    assert made.calibration is not None
+    assert made.calibration.text_sha256 == CALIBRATION.sha256
+    with pytest.raises(UsageError, match="calibrated on the text"):
+        measure([made.ref], text=CALIBRATION, store=store)
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "bf16"])
+def test_a_source_with_weights_that_are_not_finite_is_not_kept_either(kind: str, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (sound,) = build(write_decoder(tmp_path / "sound.gguf", layers=1), [kind], store=store)
+    info = inspect(store.path(sound))
+    tensor = next(t for t in info.tensors if t.name == "blk.0.ffn_up.weight")
+    damaged = tmp_path / "damaged.gguf"
+    content = bytearray(info.path.read_bytes())
+    content[tensor.offset + 40 : tensor.offset + 44] = b"\xff\xff\xff\xff"  # NaN in all three
+    damaged.write_bytes(content)
+    for types in (None, ["q4_0"]):
+        with pytest.raises(ModelError, match="ffn_up"):
+            build(damaged, types, store=store)
+    assert [m.ref for m in store.list()] == [sound.ref]

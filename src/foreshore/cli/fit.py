@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import inf
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +37,7 @@ def fit(
     with exit_on_error():
         from foreshore.edge.machine import available
         from foreshore.quantize.choice import Need, choose, fingerprints, offers
+        from foreshore.quantize.speed import bandwidth
 
         tokens, found = offers(Store(), name, context, concurrency)
         need = Need(
@@ -47,6 +48,9 @@ def fit(
             speed=speed,
         )
         choice = choose(found, need)
+        if any(row.rate is None for row in choice.rows):
+            need = replace(need, bandwidth=bandwidth())
+            choice = choose(found, need)
         if as_json:
             print_json({**asdict(choice), "need": asdict(need)})
         else:
