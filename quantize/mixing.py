@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foreshore.edge.gguf import GgufInfo, inspect
+from foreshore.errors import SetupError
 from foreshore.quantize.assemble import assemble
 from foreshore.quantize.progress import OnCount
-from foreshore.quantize.search.compensate import Compensated, compensate
+from foreshore.quantize.search.compensate import Compensated, compensate, worthwhile
 from foreshore.quantize.search.fit_targets import FitTargets
 from foreshore.quantize.search.meter import Meter, MeterJob
 from foreshore.quantize.search.search import Found, search
@@ -24,11 +25,13 @@ Bytes = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeMix:
-    """`compensated` is none where the search did not refine what it measured."""
+    """`compensated` is none where the search did not refine what it measured, where the text is far too short, and where
+    it `failed`, with the reason."""
 
     info: GgufInfo
     found: Found
     compensated: Compensated | None
+    failed: str = ""
 
 
 def make_mix(
@@ -47,15 +50,15 @@ def make_mix(
     writing: Bytes = lambda done: None,
     compensating: OnCount = lambda done, total: None,
 ) -> MadeMix:
-    """Write `target`, a mix that meets `targets`, within about `budget_s`. Arguments and errors are those of `search`,
-    `assemble` and `compensate`; each tells its progress to its own."""
-    began = time.monotonic()
+    """Write `target`, a mix that meets `targets`, within about `budget_s`. Arguments and errors are those of `search`
+    and `assemble`; each part tells its progress to its own."""
+    began, reserved = time.monotonic(), COMPENSATING if refine and worthwhile(base, corpus) else 0.0
     found = search(
         base.path,
         targets,
         corpus=corpus,
         imatrix=imatrix,
-        budget_s=budget_s * (1 - COMPENSATING) if refine else budget_s,
+        budget_s=budget_s * (1 - reserved),
         cache=cache,
         workers=workers,
         refine=refine,
@@ -64,10 +67,13 @@ def make_mix(
     )
     moments, tensors = found.moments, cache / "tensors"
     assemble(base, found.types, target, imatrix=imatrix, moments=moments, cache=tensors, progress=writing)
-    compensated = None
-    if moments is not None:
+    compensated, failed = None, ""
+    if moments is not None and reserved:
         left = max(COMPENSATING * budget_s, budget_s - (time.monotonic() - began))
-        compensated = compensate(
-            base.path, target, corpus, budget_s=left, cache=cache / "compensated", progress=compensating
-        )
-    return MadeMix(info=inspect(target), found=found, compensated=compensated)
+        try:
+            compensated = compensate(
+                base.path, target, corpus, budget_s=left, cache=cache / "compensated", progress=compensating
+            )
+        except SetupError as error:  # the file is sound without it
+            failed = error.message
+    return MadeMix(info=inspect(target), found=found, compensated=compensated, failed=failed)

@@ -232,6 +232,8 @@ def _said(mix: MadeMix) -> list[str]:
         said.append("refined: rounded again so that errors cancel in the outputs")
     if mix.compensated:
         said.append(f"compensated, to make up for the errors of earlier tensors: {mix.compensated}")
+    if mix.failed:
+        said.append(f"not compensated: {mix.failed}")
     if not found.complete:
         said.append("the budget ended the search early: a longer one may find a better mix")
     return said

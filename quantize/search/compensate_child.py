@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,13 @@ from foreshore.quantize.search.refine import rounded
 from foreshore.quantize.tensor_cache import finite, raw_bytes
 
 OUTPUT = "output.weight"  # where it is not the embedding too, whose rows are also read as they are
-WIDEST = 8192  # columns of an input: its moments take 256 MiB, and working with them six times that
 DAMPING = 0.01  # of the mean of the moments' diagonal, added to it
 TIMED = 2  # packs by which the time of all is foretold
+READING = 0.8  # share of the time for reading; the rest is for rounding
 DEPTH = 0.55  # of the model that a stage computes, on average
 CATCH_UP = 0.5  # share of what a sum lost before that the weight added to it last makes up for
 KINDS = ("MUL_MAT", "ADD", "NONE", "GET_ROWS", "RESHAPE", "VIEW", "CONT")  # the last four pass values on
-ENOUGH = 8  # tokens for each column of an input: with a third of that, what is made up for is chance
+CHUNK_WEIGHTS = 1 << 22  # rounded at once
 
 Values = NDArray[np.float32]
 Pack = Sequence[list[int]]
@@ -53,6 +53,8 @@ class Tap:
         self.shared: dict[int, list[str]] = {}  # by the address of the input
         self.added: set[str] = set()
         self._outputs: dict[int, str] = {}  # weights by the addresses of their outputs, seen as they are or with a bias
+        self._places: dict[int, int] = {}  # of nodes in the graph, by their addresses
+        self._products: dict[str, int] = {}  # places of the products with weights
         self._inputs: list[Values] = []
         self._sums: list[Values] = []
         self._kinds = {number: name for name, number in operations().items() if name in KINDS}
@@ -67,7 +69,8 @@ class Tap:
             return False
 
     def begin(self) -> None:
-        self._outputs = {}
+        """A graph begins; those of one batch may have their nodes at the same addresses."""
+        self._outputs, self._places, self._products = {}, {}, {}
 
     def end(self) -> None:
         if self._failure:
@@ -82,6 +85,7 @@ class Tap:
 
     def _wants(self, address: int, node: Node) -> bool:
         kind = self._kinds.get(node.op)
+        self._places[address] = len(self._places)
         if kind == "MUL_MAT":
             return self._multiplied(address, weight_name(node.source(0)), node.src[1])
         if kind == "ADD":
@@ -94,6 +98,7 @@ class Tap:
         if not weight.startswith(LAYERS) and weight != OUTPUT:
             return False
         self._outputs[address] = weight
+        self._products.setdefault(weight, self._places[address])
         if not self.name:
             self.shared.setdefault(inputs, []).append(weight)
         return weight == self.name
@@ -107,25 +112,35 @@ class Tap:
         if self._kinds.get(other.op) == "NONE":  # a bias
             self._outputs[address] = weight
             return False
+        if not self._is_known(second, weight):
+            if self._kinds.get(other.op) != "GET_ROWS" or not self._is_known(other.src[0], weight):
+                return False
+            other = other.source(0)  # in the last layer, which takes of each side the rows that matter
         self.added.add(weight)
         if weight != self.name:
             return False
-        if self._kinds.get(other.op) == "GET_ROWS" and self._kinds.get(other.source(0).op) != "NONE":
-            other = other.source(0)  # in the last layer, which takes the rows that matter: these may not be there yet
-        self._sums.append(other.array(np.float32)[0, 0].copy())
+        self._sums.append(_rows(other))
         return True
+
+    def _is_known(self, address: int, weight: str) -> bool:
+        """Whether the node is computed before the product with `weight`: at a sum no more is, as it is asked for."""
+        return self._places.get(address, self._products[weight]) < self._products[weight]
 
     def _take(self, node: Node) -> bool:
         """Returns whether to compute on."""
-        if self._kinds.get(node.op) != "MUL_MAT":
-            return False
-        self._inputs.append(node.source(1).array(np.float32)[0, 0].copy())
-        return self.name in self.added
+        more = False
+        if self._kinds.get(node.op) == "MUL_MAT":
+            self._inputs.append(_rows(node.source(1)))
+            more = self.name in self.added
+        if not more:
+            self.begin()
+        return more
 
 
 class Compensation:
     def __init__(self, job: Json) -> None:
         self.base, self.mix, self.threads = inspect(job["base"]), inspect(job["mix"]), job["threads"]
+        self.enough = job["enough"]
         self.context = min(job["context"], self.base.context_length or job["context"])
         self.tap = Tap()
         self.parent = self._reader(self.base, self.tap)
@@ -139,15 +154,20 @@ class Compensation:
         shared = ([name for name in names if name in quantized] for names in self.tap.shared.values())
         return [names for names in shared if names]
 
-    def shorten(self, stages: Sequence[Sequence[str]], budget_s: float) -> None:
-        """Drop the packs that there is no time to read for each of `stages`."""
+    def fitting(self, stages: Sequence[list[str]]) -> list[list[str]]:
+        """Those with text enough for their input."""
+        return [names for names in stages if self.columns(names[0]) * self.enough <= self.tokens]
+
+    def shorten(self, stages: Sequence[list[str]], budget_s: float) -> None:
+        """Drop packs that there is no time to read for each of `stages`, as long as there is text enough for all."""
         some, self.tap.name = self.packs[:TIMED], stages[-1][0]
         began = time.monotonic()
         for pack in some:
             self.parent.read(*pack)
             self.tap.taken()
-        reading_s = 2 * DEPTH * (time.monotonic() - began) / _tokens(some)  # a token, with both models
-        while self.packs and self.tokens * reading_s * len(stages) > budget_s:
+        reading_s = 2 * DEPTH * len(stages) * (time.monotonic() - began) / _tokens(some)  # a token, with both models
+        least = self.enough * max(self.columns(names[0]) for names in stages)
+        while self.tokens * reading_s > READING * budget_s and self.tokens - _tokens(self.packs[-1:]) >= least:
             self.packs.pop()
 
     @property
@@ -176,18 +196,20 @@ class Compensation:
     def round(self, names: Sequence[str]) -> None:
         """Change the file's weights `names`, which share an input."""
         products, gaps, lost = self.moments(names, self.packs)
-        if not products.any():  # nothing ever goes into them
-            return
+        if not products.any() or not all(np.isfinite(found).all() for found in (products, gaps, lost)):
+            return  # nothing ever goes into them, or what the quantizer cannot take
         products += np.float32(DAMPING * np.diag(products).mean()) * np.eye(len(products), dtype=np.float32)
+        step = _solved(products, gaps)
+        owed = _solved(products, CATCH_UP * lost) if lost.size else None
         tensors = {t.name: t for t in self.mix.tensors}
         with self.mix.path.open("r+b") as file:
             for name in names:
-                values, tensor = _values(self.base, name), tensors[name]
-                owed = gaps @ values.T + (CATCH_UP * lost if lost.size else 0)
-                aim = values + np.linalg.solve(products.astype(np.float64), owed.astype(np.float64)).T
-                blocks = rounded(np.ascontiguousarray(aim, np.float32), tensor.type, products, threads=self.threads)
-                file.seek(tensor.offset)
-                file.write(blocks.data)
+                file.seek(tensors[name].offset)
+                for start, values in _values(self.base, name):
+                    aim = values + values @ step
+                    if owed is not None:
+                        aim += owed[start : start + len(values)]
+                    file.write(rounded(aim, tensors[name].type, products, threads=self.threads).data)
             file.flush()
             os.fsync(file.fileno())
 
@@ -205,9 +227,9 @@ class Compensation:
 def compensate(job: Json, tell: Tell) -> Json:
     began, ledger, work = time.monotonic(), Path(job["ledger"]), Compensation(job)
     stages = work.stages()
-    if stages:
-        work.shorten(stages, job["budget_s"])
-    enough = [names for names in stages if work.columns(names[0]) * ENOUGH <= work.tokens]
+    enough = work.fitting(stages)
+    if enough:
+        work.shorten(enough, job["budget_s"])
     done = ledger.read_text(encoding="utf-8").split() if ledger.exists() else []
     left = [names for names in enough if names[0] not in done]
     total = len(done) + len(left)
@@ -223,12 +245,29 @@ def compensate(job: Json, tell: Tell) -> Json:
 
 
 def _counts(tensor: Tensor) -> bool:
-    return len(tensor.shape) == 2 and tensor.type not in FLOATS and tensor.shape[0] <= WIDEST
+    return len(tensor.shape) == 2 and tensor.type not in FLOATS
 
 
-def _values(info: GgufInfo, name: str) -> Values:
+def _values(info: GgufInfo, name: str) -> Iterator[tuple[int, Values]]:
+    """Some rows at a time, (rows, columns), and the number of the first."""
     tensor = next(t for t in info.tensors if t.name == name)
-    return finite(to_float32(raw_bytes(info, tensor), tensor.type, tensor.shape[0]), tensor)
+    columns, rows = tensor.shape
+    raw, step = raw_bytes(info, tensor).reshape(rows, -1), max(1, CHUNK_WEIGHTS // columns)
+    for start in range(0, rows, step):
+        part = np.ascontiguousarray(raw[start : start + step]).reshape(-1)
+        yield start, finite(to_float32(part, tensor.type, columns), tensor)
+
+
+def _solved(products: Values, wanted: Values) -> Values:
+    """The transpose of products^-1 wanted."""
+    solution = np.linalg.solve(products.astype(np.float64), wanted.astype(np.float64))
+    return np.ascontiguousarray(solution.T, np.float32)
+
+
+def _rows(node: Node) -> Values:
+    """Its values, (tokens, columns): recurrent models keep documents apart by another dimension."""
+    values = node.array(np.float32)
+    return values.reshape(-1, values.shape[-1]).copy()
 
 
 def _tokens(packs: Sequence[Pack]) -> int:

@@ -9,23 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from foreshore.edge.gguf import inspect
+from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.errors import SetupError
-from foreshore.quantize import build
+from foreshore.quantize import build, mixing
 from foreshore.quantize.assemble import assemble
+from foreshore.quantize.blocks import dequantize
 from foreshore.quantize.mixing import make_mix
 from foreshore.quantize.quality import compare
 from foreshore.quantize.reference import Reference
 from foreshore.quantize.search import compensate as compensating
-from foreshore.quantize.search.compensate import compensate
+from foreshore.quantize.search import compensate_child
+from foreshore.quantize.search.compensate import compensate, worthwhile
 from foreshore.quantize.search.compensate_child import Compensation
 from foreshore.quantize.search.fit_targets import FitTargets
 from foreshore.quantize.tensor_cache import raw_bytes
 from foreshore.quantize.texts import Corpus
 from foreshore.store import Store
 from tests.quantize.tiny_models import decoder
-from tests.tiny_model import write_decoder
+from tests.tiny_model import write_decoder, write_recurrent
 
 STAGES = [
     *(
@@ -51,8 +54,14 @@ def mix(base: Path, tmp_path: Path) -> Path:
 
 def coarse(base: Path, target: Path, kind: str = "q4_0") -> Path:
     info = inspect(base)
-    types = {t.name: kind for t in info.tensors if len(t.shape) == 2 and t.name != "token_embd.weight"}
+    matrices = [t for t in info.tensors if len(t.shape) == 2 and t.shape[0] % 32 == 0]
+    types = {t.name: kind for t in matrices if t.name != "token_embd.weight"}
     return assemble(info, types, target).path
+
+
+def dequantized(info: GgufInfo, name: str) -> NDArray[np.float32]:
+    tensor = next(t for t in info.tensors if t.name == name)
+    return dequantize(raw_bytes(info, tensor).reshape(tensor.shape[1], -1), tensor.type, tensor.shape[0])
 
 
 def job(base: Path, mix: Path, text: Corpus = TEXT, *, context: int = 512) -> dict[str, object]:
@@ -63,6 +72,7 @@ def job(base: Path, mix: Path, text: Corpus = TEXT, *, context: int = 512) -> di
         "special": text.special,
         "context": context,
         "tokens": 2048,
+        "enough": 8,
         "threads": 1,
     }
 
@@ -108,7 +118,7 @@ def test_who_is_interrupted_goes_on(base: Path, mix: Path, tmp_path: Path) -> No
 def test_without_enough_time_or_text_the_file_stays_as_it_is(base: Path, mix: Path, tmp_path: Path) -> None:
     original = mix.read_bytes()
     found = compensate(base, mix, TEXT, budget_s=1e-6, cache=tmp_path / "cache", threads=1)
-    assert (found.stages, found.of, found.tokens, found.kept) == (0, len(STAGES), 0, False)
+    assert (found.stages, found.of, found.kept) == (0, len(STAGES), False)
     assert str(found) == "no time or too little text"
     assert mix.read_bytes() == original
 
@@ -163,6 +173,12 @@ def test_a_mix_is_searched_for_written_and_compensated(base: Path, tmp_path: Pat
     assert bool(made.compensated and made.compensated.stages) == refine
 
 
+def test_time_is_kept_only_where_the_text_may_do(base: Path) -> None:
+    info = inspect(base)
+    assert worthwhile(info, TEXT)
+    assert not worthwhile(info, Corpus.of(["hello " * 100]))
+
+
 def test_stages_follow_the_graph_and_sums_are_found(base: Path, mix: Path) -> None:
     work = Compensation(job(base, mix))
     assert [set(names) for names in work.stages()] == STAGES
@@ -208,6 +224,58 @@ def test_other_families_are_compensated(family: str, added: set[str], tmp_path: 
     reference = Reference.build(parent, TEXT, tmp_path / "references")
     ours, theirs = (compare(reference, p).kl.sum() for p in (mix, coarse(parent, tmp_path / "again.gguf")))
     assert ours < theirs
+
+
+def test_recurrent_models_are_read_whole(tmp_path: Path) -> None:
+    """Their inputs have a dimension for the documents that are read side by side."""
+    parent = write_recurrent(tmp_path / "parent.gguf")
+    mix = coarse(parent, tmp_path / "mix.gguf")
+    work = Compensation(job(parent, mix))
+    names = next(names for names in work.stages() if "blk.1.ssm_out.weight" in names)
+    products, _, lost = work.moments(names, work.packs[:1])
+    assert lost.shape == (128, 64)
+    assert np.linalg.matrix_rank(products) > 100, "of 128, which some tokens of one document cannot reach"
+    found = compensate(parent, mix, TEXT, budget_s=600, cache=tmp_path / "cache", threads=1)
+    assert found.kept
+
+
+def test_a_tensor_is_rounded_some_rows_at_a_time(
+    base: Path, mix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copyfile(mix, tmp_path / "other.gguf"))
+    made = []
+    for file, weights in ((mix, 1 << 22), (other, 64 * 24)):
+        monkeypatch.setattr(compensate_child, "CHUNK_WEIGHTS", weights)
+        work = Compensation(job(base, file))
+        names = work.stages()[0]
+        work.round(names)
+        info = inspect(file)
+        made.append([dequantized(info, name) for name in names])
+    for whole, parts in zip(*made, strict=True):
+        assert np.mean(whole == parts) > 0.99, "but where products rounded otherwise tip a code"
+
+
+def test_what_is_not_finite_leaves_a_stage_as_it_is(base: Path, mix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = mix.read_bytes()
+    work = Compensation(job(base, mix))
+    broken = np.full((64, 64), np.nan, np.float32)
+    monkeypatch.setattr(work, "moments", lambda *_: (np.eye(64, dtype=np.float32), broken, broken[:0]))
+    work.round(work.stages()[0])
+    assert mix.read_bytes() == before
+
+
+def test_a_mix_outlives_its_compensation(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise SetupError("the process that compensated 'mix.gguf' crashed (signal 6)")
+
+    monkeypatch.setattr(mixing, "compensate", crash)
+    made = make_mix(
+        inspect(base), FitTargets(size=200_000), tmp_path / "mix.gguf",
+        corpus=TEXT, imatrix=None, budget_s=20, cache=tmp_path / "cache", refine=True, workers=1,
+    )  # fmt: skip
+    assert made.compensated is None
+    assert "signal 6" in made.failed
+    assert made.info.size <= 200_000
 
 
 def test_a_weight_that_the_graph_lacks_is_an_error(base: Path, mix: Path) -> None:
