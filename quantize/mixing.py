@@ -25,7 +25,7 @@ Bytes = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeMix:
-    """`compensated` is none where the search did not refine what it measured, where the text is far too short, and where
+    """`compensated` is none where the search did not refine what it measured, where the text is far too short, or where
     it `failed`, with the reason."""
 
     info: GgufInfo
