@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foreshore.edge.gguf import GgufInfo, inspect
-from foreshore.errors import SetupError
+from foreshore.errors import ForeshoreError
 from foreshore.quantize.assemble import assemble
 from foreshore.quantize.progress import OnCount
 from foreshore.quantize.search.compensate import Compensated, compensate, worthwhile
@@ -74,6 +74,6 @@ def make_mix(
             compensated = compensate(
                 base.path, target, corpus, budget_s=left, cache=cache / "compensated", progress=compensating
             )
-        except SetupError as error:  # the file is sound without it
+        except ForeshoreError as error:  # the file is sound without it
             failed = error.message
     return MadeMix(info=inspect(target), found=found, compensated=compensated, failed=failed)

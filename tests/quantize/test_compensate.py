@@ -173,6 +173,16 @@ def test_a_mix_is_searched_for_written_and_compensated(base: Path, tmp_path: Pat
     assert bool(made.compensated and made.compensated.stages) == refine
 
 
+def test_the_file_is_judged_on_documents_that_were_not_read() -> None:
+    read, judged = compensating._parted(TEXT)
+    assert read.documents + judged.documents == TEXT.documents
+    assert 0.05 < len("".join(judged.documents)) / len("".join(TEXT.documents)) <= 0.1
+    one = Corpus.of(["hello " * 5000])
+    read, judged = compensating._parted(one)
+    assert read == one
+    assert len(judged.documents[0]) == compensating.JUDGED
+
+
 def test_time_is_kept_only_where_the_text_may_do(base: Path) -> None:
     info = inspect(base)
     assert worthwhile(info, TEXT)
@@ -247,10 +257,12 @@ def test_a_tensor_is_rounded_some_rows_at_a_time(
     for file, weights in ((mix, 1 << 22), (other, 64 * 24)):
         monkeypatch.setattr(compensate_child, "CHUNK_WEIGHTS", weights)
         work = Compensation(job(base, file))
-        names = work.stages()[0]
-        work.round(names)
+        stages = work.stages()
+        shared, added = stages[0], stages[3]  # the second is a sum's, which has rows of its own to make up for
+        for names in (shared, added):
+            work.round(names)
         info = inspect(file)
-        made.append([dequantized(info, name) for name in names])
+        made.append([dequantized(info, name) for name in (*shared, *added)])
     for whole, parts in zip(*made, strict=True):
         assert np.mean(whole == parts) > 0.99, "but where products rounded otherwise tip a code"
 
