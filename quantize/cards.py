@@ -21,7 +21,7 @@ from foreshore.quantize.onnx.types import ONNX_F32
 from foreshore.quantize.progress import OnCount, OnProgress, Progress, Stage, counter, silent
 from foreshore.quantize.reference import Reference
 from foreshore.quantize.speed import measure_speed
-from foreshore.quantize.texts import Corpus, evaluation_text
+from foreshore.quantize.texts import Corpus, calibration_text, check_disjoint, evaluation_text
 from foreshore.store import Store
 
 __all__ = ["measure"]
@@ -68,10 +68,8 @@ class _Measurer:
         if not self.again and self.current(manifest, text):
             self.progress(Progress(stage="measured", what=manifest.ref))
             return manifest
+        _check_apart(manifest, text)
         parent, variant, ref = self.parent(manifest), self.store.path(manifest), manifest.ref
-        if manifest.calibration is not None and text.sha256 in manifest.calibration.texts:
-            hint = "give another with --text; one that no calibration and no search read"
-            raise UsageError(f"{ref} was calibrated on the text that it is to be measured on", hint=hint)
         speed = measure_speed(variant, threads=self.threads, progress=self.counter("speed", ref))
         if speed.decode is None:
             card, labels = Card(similarity=self.similarity(parent, variant, text, ref)), None
@@ -165,6 +163,18 @@ class _Measurer:
 
     def counter(self, stage: Stage, ref: str) -> OnCount:
         return counter(self.progress, stage, ref)
+
+
+def _check_apart(manifest: Manifest, text: Corpus) -> None:
+    """Raise `UsageError` where the variant was calibrated or searched on `text`; where that was a
+    shipped text, whose documents are known, on one of these."""
+    texts = manifest.calibration.texts if manifest.calibration is not None else frozenset()
+    if text.sha256 in texts:
+        hint = "give another with --text; one that no calibration and no search read"
+        raise UsageError(f"{manifest.ref} was calibrated on the text that it is to be measured on", hint=hint)
+    shipped = calibration_text(_bundled(manifest.source))
+    if shipped.sha256 in texts:
+        check_disjoint(shipped, text)
 
 
 def _onnx(manifest: Manifest) -> bool:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from foreshore.card import Card
 from foreshore.errors import UsageError
-from foreshore.manifest import Calibration, Decision, Manifest, Parent, quality_sha256
+from foreshore.manifest import FULL_PRECISION, Calibration, Decision, Manifest, Parent, quality_sha256
 from foreshore.store import Store
 
 __all__ = ["DEFAULT", "ENCODER", "Condition", "Finding", "Gate", "check_owner", "promote"]
@@ -34,6 +34,7 @@ ENCODER = "cosine>=0.99"
 Relation = Literal["<=", ">="]
 Bounds = Callable[[Card], Mapping[str, float] | None]  # by segment, "" where there are none; None: not measured
 MAX_OWNER = 200
+CAME_QUANTIZED = "it came quantized: what that lost cannot be measured without the model in full precision"
 _CONDITION = re.compile(
     r"\s*([a-z0-9_]+)\s*(<=|>=)\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)\s*(%?)\s*"
 )
@@ -157,14 +158,18 @@ class Gate:
         *,
         parent: Parent | None = None,
         calibration: Calibration | None = None,
+        came_quantized: bool = False,
         date: str | None = None,
     ) -> Decision:
         """Whether every condition holds. `owner` answers for the decision; `date` is UTC, ISO 8601, now by default.
 
         Where the variant's `parent` and `calibration` are known, measurements against another parent, or on the text
-        that calibrated it, do not count. Raises `UsageError` for an owner without a name.
+        that calibrated it, do not count. One that `came_quantized`, and was measured against itself, does not pass.
+        Raises `UsageError` for an owner without a name.
         """
         reasons = (*_doubts(card or Card(), parent, calibration), *(str(f) for f in self.findings(card) if not f.met))
+        if came_quantized:
+            reasons = (CAME_QUANTIZED, *reasons)
         return Decision(
             rule=str(self),
             owner=check_owner(owner),
@@ -186,7 +191,13 @@ def promote(store: Store, ref: str, owner: str, gate: Gate | None = None) -> Man
 
     def decide(manifest: Manifest) -> Manifest:
         rule = gate or Gate.default(manifest.card)
-        decision = rule.judge(manifest.card, owner, parent=manifest.parent, calibration=manifest.calibration)
+        decision = rule.judge(
+            manifest.card,
+            owner,
+            parent=manifest.parent,
+            calibration=manifest.calibration,
+            came_quantized=_came_quantized(manifest),
+        )
         return replace(manifest, gate=(*manifest.gate, decision))
 
     return store.update(ref, decide)
@@ -219,6 +230,10 @@ def check_owner(owner: str) -> str:
         hint = f"name who answers for it, in at most {MAX_OWNER} characters"
         raise UsageError(f"{owner!r} cannot be the owner of a decision", hint=hint)
     return name
+
+
+def _came_quantized(manifest: Manifest) -> bool:
+    return manifest.is_parent and manifest.recipe.get("type") not in FULL_PRECISION
 
 
 def _doubts(card: Card, parent: Parent | None, calibration: Calibration | None) -> Iterator[str]:

@@ -72,13 +72,15 @@ def divergence_of(
     Raises `UsageError` where these are too few for intervals.
     """
     tokens, kl = np.diff(starts, append=len(values)), values["kl"]
+    own, parents = (_sums(values[name], starts) for name in ("log_p", "parent_log_p"))
     return card.Divergence(
         parent_sha256=parent_sha256,
         text_sha256=text_sha256,
         documents=len(tokens),
         tokens=len(values),
-        perplexity=_perplexity(bootstrap.ratio(-_sums(values["log_p"], starts), tokens)),
-        parent_perplexity=_perplexity(bootstrap.ratio(-_sums(values["parent_log_p"], starts), tokens)),
+        perplexity=_perplexity(bootstrap.ratio(-own, tokens)),
+        parent_perplexity=_perplexity(bootstrap.ratio(-parents, tokens)),
+        perplexity_ratio=_perplexity(bootstrap.ratio(parents - own, tokens)),
         kl_mean=_finite(bootstrap.ratio(_sums(kl, starts), tokens), float(kl.max())),
         kl_p99=bootstrap.quantile(np.split(kl, starts[1:]), 0.99),
         same_top=bootstrap.share(_sums(values["same"], starts), tokens),

@@ -174,12 +174,16 @@ def mix_name(targets: FitTargets) -> str:
     return re.sub(r"[^a-z0-9._-]+", "", "-".join(["mix", *parts]).lower())[:100]
 
 
-def sensitivity(digest: str) -> dict[str, dict[str, float]]:
-    """KL of each tensor alone by type, as the search found that made the file with the SHA-256 `digest`; empty where
-    nothing is kept of it."""
+def sensitivity(digest: str) -> dict[str, dict[str, tuple[float, bool]]]:
+    """KL of each tensor alone by type, and whether it was measured, as the search found that made the file with the
+    SHA-256 `digest`; empty where nothing is kept of it."""
     try:
         found = json.loads(_kept(digest).read_text(encoding="utf-8"))
-        return {str(name): {str(k): float(v) for k, v in row.items()} for name, row in found["costs"].items()}
+        probed = found["probed"]
+        return {
+            str(name): {str(kind): (float(kl), kind in probed.get(name, ())) for kind, kl in row.items()}
+            for name, row in found["costs"].items()
+        }
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
 
@@ -245,7 +249,8 @@ def _keep(mix: MadeMix) -> None:
     trials = [{k: v for k, v in asdict(t).items() if k != "types"} for t in found.trials]
     target = _kept(sha256(mix.info.path))
     with disk_errors(target.parent):
-        write_text(target, json.dumps({"costs": found.costs, "trials": trials, "seconds": found.seconds}))
+        kept = {"costs": found.costs, "probed": found.probed, "trials": trials, "seconds": found.seconds}
+        write_text(target, json.dumps(kept))
 
 
 def _kept(digest: str) -> Path:

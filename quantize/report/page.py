@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from foreshore.card import Divergence, Similarity
 from foreshore.edge.gguf import TENSOR_TYPES
 from foreshore.figure.figure import Figure, number
 from foreshore.figure.html import Html, svg, table, tag
@@ -18,7 +19,10 @@ from foreshore.quantize.report.rows import (
     Cost,
     Entry,
     accuracy_cell,
+    apart,
+    basis,
     by_device,
+    change_cell,
     gain,
     interval,
     labels,
@@ -69,8 +73,9 @@ def _about(entries: Sequence[Entry]) -> str:
     variants = "1 variant" if len(entries) == 1 else f"{len(entries)} variants"
     count = len(losses(entries))
     compared = f"{variants}, {count} compared with the model {'it was' if count == 1 else 'they were'} made of"
-    found = next((e.card.divergence for e in entries if e.card.divergence), None)
-    text = f", on {found.documents:,} documents ({found.tokens:,} tokens) that no calibration used" if found else ""
+    found = basis(entries)
+    tokens = f" ({found.tokens:,} tokens)" if isinstance(found, Divergence) else ""
+    text = f", on {found.documents:,} documents{tokens} that no calibration used" if found else ""
     intervals = "Small figures are 95 % confidence intervals; one that a picture does not show is smaller than its dot."
     return f"{compared}{text}. {intervals}" if losses(entries) else f"{variants}; none was compared with its parent."
 
@@ -132,14 +137,16 @@ def _front_of_sizes(entries: Sequence[Entry]) -> Iterator[Html]:
         return
     yield _figure("size", _size_front(entries, WIDE), _size_front(entries, NARROW))
     yield _key(sizes_of(entries))
-    left_out = [labels(entries)[e.ref] for e in entries if e.ref not in losses(entries)]
+    others = [labels(entries)[e.ref] for e in apart(entries)]
+    left_out = [name for ref, name in labels(entries).items() if ref not in losses(entries) and name not in others]
     exact = [labels(entries)[ref] for ref, loss in losses(entries).items() if loss.value <= 0]
     said = [
         f"Not measured: {', '.join(left_out)}." if left_out else "",
         f"Lost nothing: {', '.join(exact)}." if exact else "",
+        f"Measured on another text or against another parent, so not drawn: {', '.join(others)}." if others else "",
     ]
     if any(said):
-        yield tag("p", " ".join(said).strip(), class_="about")
+        yield tag("p", " ".join(filter(None, said)), class_="about")
 
 
 def _front_of_speeds(entries: Sequence[Entry], i: int) -> Iterator[Html]:
@@ -204,7 +211,9 @@ def _variants(entries: Sequence[Entry]) -> Html:
     short = labels(entries)
     encoders = any(e.card.similarity for e in entries)
     head = (
-        ["cosine to the parent", "least cosine"] if encoders else ["mean KL", "KL, p99", "same top token", "perplexity"]
+        ["cosine to the parent", "least cosine"]
+        if encoders
+        else ["mean KL", "KL, p99", "same top token", "perplexity", "its change"]
     )
     rows = [
         [
@@ -219,8 +228,8 @@ def _variants(entries: Sequence[Entry]) -> Html:
 
 
 def _measured_against(entries: Sequence[Entry]) -> str:
-    found = next((e.card.divergence for e in entries if e.card.divergence), None)
-    if any(e.card.similarity for e in entries):
+    found = basis(entries)
+    if isinstance(found, Similarity):
         return "Cosines are between a variant's vector and the parent's of the same document."
     if found is None:
         return "What was not measured has no figure."
@@ -235,7 +244,8 @@ def _quality(entry: Entry) -> list[str]:
     if (found := entry.card.divergence) is None:
         return []
     same = interval(found.same_top, 100, " %")
-    return [interval(found.kl_mean), interval(found.kl_p99), same, interval(found.perplexity)]
+    perplexity = [interval(found.perplexity), change_cell(found.perplexity_ratio)]
+    return [interval(found.kl_mean), interval(found.kl_p99), same, *perplexity]
 
 
 def _name(label: str, entry: Entry) -> str:
@@ -280,10 +290,14 @@ def _sensitivity(costs: Sequence[Cost]) -> Iterator[Html]:
         yield tag("details", name, shown, **({"open": "open"} if kind == _typical(drawable) else {}))
     dearest = sorted(costs, key=lambda c: -c.kl)[:DEAREST]
     rows = [
-        [c.tensor, c.type, number(c.kl), f"{c.bytes / MIB:,.3f}", number(c.kl / max(c.bytes, 1) * MIB)] for c in dearest
-    ]
-    head = ["tensor", "type", "KL, nats", "size, MiB", "KL a MiB"]
-    said = table(f"The {len(rows)} dearest of {len(costs)}.", head, rows, texts=2)
+        [
+            c.tensor, c.type, "measured" if c.measured else "read off",
+            number(c.kl), f"{c.bytes / MIB:,.3f}", number(c.kl / max(c.bytes, 1) * MIB),
+        ]
+        for c in dearest
+    ]  # fmt: skip
+    head = ["tensor", "type", "cost", "KL, nats", "size, MiB", "KL a MiB"]
+    said = table(f"The {len(rows)} dearest of {len(costs)}.", head, rows, texts=3)
     yield tag("details", tag("summary", "As a table"), said)
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from foreshore.card import Card, Device, Interval, Segment, Speed, Spread
+from foreshore.card import Card, Device, Divergence, Interval, Segment, Similarity, Speed, Spread
 from foreshore.figure.figure import number
 from foreshore.figure.html import Html, join, tag
 from foreshore.manifest import Manifest
 from foreshore.quantize.report.front import Sample
 
 __all__ = [
-    "MIB", "Cost", "Entry", "accuracy_cell", "between", "by_device", "gain", "interval", "labels", "losses",
-    "sizes_of", "speeds_of", "spread",
+    "MIB", "Cost", "Entry", "accuracy_cell", "apart", "basis", "between", "by_device", "change_cell", "gain",
+    "interval", "labels", "losses", "sizes_of", "speeds_of", "spread",
 ]  # fmt: skip
 
 MIB = 1 << 20
@@ -24,12 +25,14 @@ NOTHING = "–"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What the search measured: `kl` more nats a token if `tensor` (or the group it names) has `type`, in `bytes`."""
+    """What the search knows: `kl` more nats a token if `tensor` has `type`, in `bytes`; `measured`, or else read off
+    its rounding error."""
 
     tensor: str
     type: str
     kl: float
     bytes: int
+    measured: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +63,33 @@ def labels(entries: Sequence[Entry]) -> dict[str, str]:
     return {e.ref: e.manifest.variant if one else e.ref for e in entries}
 
 
+def basis(entries: Sequence[Entry]) -> Divergence | Similarity | None:
+    """What most variants were measured against and on, as the first of them has it."""
+    found = [measured for e in entries if (measured := _measured(e))]
+    count = Counter(map(_against, found))
+    return max(found, key=lambda measured: count[_against(measured)], default=None)
+
+
+def apart(entries: Sequence[Entry]) -> list[Entry]:
+    """Measured on another text than most, or against another parent: not to be held against them."""
+    usual = basis(entries)
+    return [e for e in entries if usual and (m := _measured(e)) and _against(m) != _against(usual)]
+
+
 def losses(entries: Sequence[Entry]) -> dict[str, Interval]:
-    """By ref, the distance from the parent where it was measured: the mean KL, or for encoders 1 less the cosine."""
-    found = {e.ref: loss for e in entries if (loss := _loss(e.card))}
+    """By ref, the distance from the parent where it was measured as most were: the mean KL, or for encoders 1 less the
+    cosine."""
+    others = {e.ref for e in apart(entries)}
+    found = {e.ref: loss for e in entries if e.ref not in others and (loss := _loss(e.card))}
     return {ref: loss for ref, loss in found.items() if all(map(math.isfinite, (loss.low, loss.value, loss.high)))}
+
+
+def _measured(entry: Entry) -> Divergence | Similarity | None:
+    return entry.card.divergence or entry.card.similarity
+
+
+def _against(measured: Divergence | Similarity) -> tuple[str, str]:
+    return measured.parent_sha256, measured.text_sha256
 
 
 def _loss(card: Card) -> Interval | None:
@@ -122,6 +148,14 @@ def interval(found: Interval | None, factor: float = 1, unit: str = "") -> str:
         return NOTHING
     said = number(found.value * factor) + unit
     return join([said, between(found.low * factor, found.high * factor)]) if found.low < found.high else said
+
+
+def change_cell(ratio: Interval | None) -> str:
+    """In per cent."""
+    if ratio is None:
+        return NOTHING
+    value, low, high = (f"{100 * (v - 1):+.2f}" for v in (ratio.value, ratio.low, ratio.high))
+    return join([f"{value} %", tag("span", f"{low} to {high}", class_="ci")])
 
 
 def spread(found: Spread | None) -> str:

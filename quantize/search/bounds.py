@@ -71,6 +71,17 @@ class Bounds:
         """Bytes of memory, where that is bounded."""
         return None if self.targets.memory is None else self.fixed_memory + total_memory(choice)
 
+    def relaxed(self, choice: Choice) -> FitTargets:
+        """The targets, with those that `choice` misses given up as far as it does."""
+        found: dict[str, Any] = {}
+        if self.targets.size is not None and self.size(choice) > self.targets.size:
+            found["size"] = self.size(choice)
+        if self.targets.memory is not None and total_memory(choice) > self.memory:
+            found["memory"] = self.held(choice)
+        if self.targets.decode is not None and total_seconds(choice) > self.seconds:
+            found["decode"] = _rate(choice, 1 / self.targets.decode / self.seconds)
+        return replace(self.targets, **found)
+
     def _contradiction(self, options: Options) -> UsageError:
         small, lean, fast = (self._best(options, thing) for thing in ("bytes", "memory", "seconds"))
         alone = []
@@ -136,5 +147,6 @@ def _held(base: GgufInfo, engine: EngineOptions) -> int:
     return memory.estimate(base.path, engine).total
 
 
-def _rate(choice: Choice) -> float:
-    return float(f"{0.995 / total_seconds(choice):.3g}")
+def _rate(choice: Choice, slower: float = 1.0) -> float:
+    """Tokens/s, a little less than is foretold; `slower` is by how much it takes longer than that."""
+    return float(f"{0.995 / (total_seconds(choice) * slower):.3g}")

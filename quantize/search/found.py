@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Found:
     seconds: float
     complete: bool  # `False`: the budget ended it early
     costs: Mapping[str, Mapping[str, float]]  # KL of each tensor alone, by type
+    probed: Mapping[str, Sequence[str]]  # types by tensor for which that was measured; for others it is read off
     trials: tuple[Trial, ...]
     moments: Path | None = None  # for `assemble`: all that was measured was refined by them
     memory: int | None = None  # bytes that a worker holds, where that was a target

@@ -163,6 +163,7 @@ def _hunted(
         seconds=0.0,
         complete=complete,
         costs=proposals.costs,
+        probed={name: list(row) for name, row in survey.kl.items()},
         trials=tuple(trials.done),
         memory=bounds.held(proposals.choice(best.types)),
         decode=decode,

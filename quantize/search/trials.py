@@ -56,8 +56,10 @@ class Trials:
         if targets.smallest:
             hint = "allow more, or take the model as it is"
             return UsageError(f"{targets} was not reached: the best mix has kl {best.measured:.4g}", hint=hint)
-        size = bounds.size(frontier(self.proposals.options(), 1 << 62).down_to(targets.kl or 0.0))
+        choice = frontier(self.proposals.options(), 1 << 62).down_to(targets.kl or 0.0)
+        nearest = bounds.relaxed(choice)
+        about = f'feasible are about "{nearest}", or ' if nearest != targets else "feasible is "
         return UsageError(
             f"{targets} contradict each other: within the other bounds the best mix has kl {best.measured:.4g}",
-            hint=f"feasible are about size<={size} with kl<={targets.kl}, or kl<={best.measured:.4g} as it is",
+            hint=f"{about}kl<={best.measured:.4g} with the others as they are",
         )

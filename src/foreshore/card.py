@@ -61,6 +61,7 @@ class Divergence:
     kl_mean: Interval  # nats a token, KL(parent || variant)
     kl_p99: Interval  # nats
     same_top: Interval  # share of tokens where both hold the same token the likeliest
+    perplexity_ratio: Interval | None = None  # the variant's over the parent's, paired by document; not in old cards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

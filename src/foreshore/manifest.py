@@ -13,6 +13,7 @@ from foreshore.card import Card, parse
 from foreshore.errors import ModelError
 
 __all__ = [
+    "FULL_PRECISION",
     "SCHEMA",
     "Calibration",
     "Decision",
@@ -29,6 +30,7 @@ SCHEMA = 2
 READABLE = (1, 2)  # 1: before there were parent, calibration, card and gate
 SourceKind = Literal["folder", "gguf", "hub", "bundled"]
 State = Literal["candidate", "ready"]
+FULL_PRECISION = frozenset({"f32", "bf16", "f16", "onnx-f32"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,14 +117,16 @@ class Manifest:
     @property
     def state(self) -> State:
         """`ready` only by a gate: its last decision passed, and the quality it judged is the one in the card. The
-        parent itself, with which nothing was done, needs none."""
+        parent itself, with which nothing was done, needs none; one that came quantized is no measure of itself."""
         decision = self.decision
         if decision is None:
-            return "ready" if self.parent is not None and self.parent.sha256 in self._hashes() else "candidate"
+            return "ready" if self.is_parent and self.recipe.get("type") in FULL_PRECISION else "candidate"
         return "ready" if decision.passed and decision.quality_sha256 == quality_sha256(self.card) else "candidate"
 
-    def _hashes(self) -> tuple[str, ...]:
-        return tuple(record.sha256 for record in self.files.values())
+    @property
+    def is_parent(self) -> bool:
+        """Whether it is the very file that variants are made of, and measured against."""
+        return self.parent is not None and self.parent.sha256 in [record.sha256 for record in self.files.values()]
 
     @property
     def decision(self) -> Decision | None:
@@ -169,6 +173,8 @@ def quality_sha256(card: Card | None) -> str:
     plain = json.loads(json.dumps((card or Card()).to_json()))
     measured = {**Card.from_json(plain).to_json(), "speeds": ()}
     del measured["confidence"]  # decisions made before there was any still hold
+    if measured["divergence"] and measured["divergence"]["perplexity_ratio"] is None:
+        del measured["divergence"]["perplexity_ratio"]  # as do those
     text = json.dumps(measured, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -55,6 +55,20 @@ def test_all_targets_hold_together(survey: Survey) -> None:
     assert total_seconds(choice) <= 1 / 1.4
 
 
+def test_only_what_a_choice_misses_is_given_up(survey: Survey) -> None:
+    parent = estimate(survey.base.path, EngineOptions()).total
+    fit = f"size<=600kB,kl<=0.01,memory<={parent - 2_000_000},decode>=1.1"
+    limits, options = bounds(survey, fit)
+    assert limits.relaxed(limits.solve(options)) == parse_fit(fit)
+    whole = {name: some[-1] for name, some in options.items()}
+    given_up = limits.relaxed(whole)
+    assert given_up.size == limits.size(whole)
+    assert given_up.memory == limits.held(whole)
+    assert given_up.decode == pytest.approx(0.995)
+    assert limits.slower(2).relaxed(whole).decode == pytest.approx(0.4975, rel=1e-2), "as slow as it was measured"
+    assert given_up.kl == 0.01
+
+
 @pytest.mark.parametrize("kind", TYPES)
 def test_memory_is_the_runtimes_estimate(survey: Survey, tmp_path: Path, kind: str) -> None:
     types = dict.fromkeys(survey.types, kind)

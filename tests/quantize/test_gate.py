@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from foreshore.card import Accuracy, Card, Divergence, Interval, Segment, Similarity
 from foreshore.errors import ModelError, NotFound, UsageError
-from foreshore.manifest import Calibration, FileRecord, Manifest, Parent, Source
+from foreshore.manifest import Calibration, FileRecord, Manifest, Parent, Source, quality_sha256
 from foreshore.quantize.gate import DEFAULT, ENCODER, Gate, promote
 from foreshore.store import Store
 
@@ -227,6 +229,30 @@ def test_a_variant_that_does_not_pass_is_a_candidate_with_its_reasons(store: Sto
     again = promote(store, "m", "Bob", Gate.parse("kl<=0.01"))
     assert again.state == "candidate"
     assert [d.owner for d in again.gate] == ["Ada", "Ada", "Bob"]
+
+
+def test_what_came_quantized_is_no_measure_of_itself(store: Store) -> None:
+    own = FileRecord(sha256="aa" * 32, bytes=3)
+    add(store, Card(divergence=divergence(kl=0, half=0, p99=0, same_top=1)))
+    made = replace(store.get("m"), files={"model.gguf": own})
+    assert made.is_parent
+    assert made.state == "candidate"
+    assert replace(made, recipe={"type": "bf16"}).state == "ready"
+    decision = Gate.parse("kl<=0.05").judge(made.card, "Ada", parent=made.parent, came_quantized=True)
+    assert not decision.passed
+    assert decision.reasons[0].startswith("it came quantized")
+
+
+def test_a_decision_outlives_the_fields_that_cards_had_not() -> None:
+    old = divergence()
+    assert old.perplexity_ratio is None
+    card = Card.from_json({"divergence": {k: v for k, v in asdict(old).items() if k != "perplexity_ratio"}})
+    assert card.divergence
+    kept = {key: value for key, value in asdict(card.divergence).items() if key != "perplexity_ratio"}
+    measured = {"divergence": kept, "accuracy": None, "similarity": None, "speeds": ()}
+    text = json.dumps(measured, sort_keys=True, separators=(",", ":"))
+    assert quality_sha256(card) == hashlib.sha256(text.encode()).hexdigest()
+    assert quality_sha256(Card(divergence=replace(old, perplexity_ratio=around(1, 0.1)))) != quality_sha256(card)
 
 
 def test_new_measurements_need_a_new_decision(store: Store) -> None:

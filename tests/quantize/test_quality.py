@@ -99,6 +99,11 @@ def test_figures_are_those_of_the_full_logits(
     tokens, p, q = np.concatenate(came), np.concatenate(parent), np.concatenate(variant)
     assert figures.perplexity.value == pytest.approx(np.exp(-q[rows, tokens].mean()), rel=1e-3)
     assert figures.parent_perplexity.value == pytest.approx(np.exp(-p[rows, tokens].mean()), rel=1e-3)
+    over = figures.perplexity_ratio
+    assert over is not None
+    assert over.value == pytest.approx(figures.perplexity.value / figures.parent_perplexity.value, rel=1e-6)
+    alone = figures.perplexity
+    assert over.high / over.low < alone.high / alone.low, "documents differ in how hard they are"
     assert figures.same_top.value == pytest.approx((p.argmax(axis=1) == q.argmax(axis=1)).mean(), abs=0.01)
     assert (figures.documents, figures.tokens) == (len(cut), len(every))
     assert figures.text_sha256 == corpus.sha256

@@ -6,7 +6,7 @@ import json
 import math
 import struct
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -133,7 +133,8 @@ def rgb(role: str) -> list[int]:
 
 
 def test_a_page_shows_every_variant_and_needs_nothing_else(tmp_path: Path) -> None:
-    costs = [Cost(tensor=t, type=k, kl=0.001 * i, bytes=1000) for i, t in enumerate(MIX) for k in ("q3_k", "q4_k")]
+    kinds = [(i, tensor, kind) for i, tensor in enumerate(MIX) for kind in ("q3_k", "q4_k")]
+    costs = [Cost(tensor=tensor, type=kind, kl=0.001 * i, bytes=1000, measured=not i) for i, tensor, kind in kinds]
     write_report(variants(), tmp_path / "out.html", costs=costs)
     page = Page(tmp_path / "out.html")
     shown = " ".join(page.texts)
@@ -186,7 +187,8 @@ def test_text_is_never_markup(tmp_path: Path) -> None:
     other = manifest(
         "q8_0", 5, replace(card(0.01), speeds=(speed,), accuracy=Accuracy(tasks_sha256="", segments=segments))
     )
-    write_report([found, other], tmp_path / "out.html", costs=[Cost(tensor=evil, type=evil, kl=1, bytes=1)])
+    cost = Cost(tensor=evil, type=evil, kl=1, bytes=1, measured=True)
+    write_report([found, other], tmp_path / "out.html", costs=[cost])
     page = Page(tmp_path / "out.html")
     assert page.count("script") == 0
     assert "\x00" not in (tmp_path / "out.html").read_text()
@@ -199,6 +201,29 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     assert "Not measured: q2_k. Lost nothing: f16." in Page(tmp_path / "out.html").texts
     write_report([manifest("q2_k", 1)], tmp_path / "none.html")
     assert "No variant's quality was measured." in Page(tmp_path / "none.html").texts
+
+
+@pytest.mark.parametrize(("parent", "text"), [("a", "e"), ("e", "b")])
+def test_what_was_measured_otherwise_is_held_against_nothing(tmp_path: Path, parent: str, text: str) -> None:
+    better = card(0.0001)
+    assert better.divergence
+    hashes = {"parent_sha256": parent * 64, "text_sha256": text * 64}
+    other = Card.from_json({**better.to_json(), "divergence": {**asdict(better.divergence), **hashes, "documents": 7}})
+    write_report([manifest("q2_k", 1, other), *variants()], tmp_path / "out.html")
+    texts = Page(tmp_path / "out.html").texts
+    assert "Measured on another text or against another parent, so not drawn: q2_k." in texts
+    assert "fit-3mb: its loss over that of q4_k_m, the best single type that is no larger" in texts
+    assert any("On the front: q3_k_m, fit-3mb, q8_0." in text for text in texts)
+    assert any("on 40 documents" in text for text in texts)
+    assert "0.000100" in texts, "the table has it all the same"
+
+
+def test_the_ratio_of_perplexities_is_shown(tmp_path: Path) -> None:
+    found = card(0.04)
+    assert found.divergence
+    paired = replace(found.divergence, perplexity_ratio=Interval(value=1.0123, low=1.0117, high=1.0131))
+    write_report([manifest("q4_k_m", 3, replace(found, divergence=paired))], tmp_path / "out.html")
+    assert {"+1.23 %", "+1.17 to +1.31"} <= set(Page(tmp_path / "out.html").texts)
 
 
 def test_a_gates_reasons_are_shown(tmp_path: Path) -> None:
@@ -233,13 +258,14 @@ def test_an_encoder_is_compared_by_cosine(tmp_path: Path) -> None:
 
 
 def test_the_json_has_the_manifests_whole(tmp_path: Path) -> None:
-    cost = Cost(tensor="blk.0.ffn_up.weight", type="q4_k", kl=0.5, bytes=7)
+    cost = Cost(tensor="blk.0.ffn_up.weight", type="q4_k", kl=0.5, bytes=7, measured=False)
     write_report(variants(), tmp_path / "out.html", costs=[cost])
     value = json.loads((tmp_path / "out.json").read_text())
     predicted = [v.pop("predicted_kl") for v in value["variants"]]
     assert predicted == [None, None, None, 0.008]
     assert [Manifest.from_json(v) for v in value["variants"]] == [e.manifest for e in variants()]
-    assert value["costs"] == [{"tensor": "blk.0.ffn_up.weight", "type": "q4_k", "kl": 0.5, "bytes": 7}]
+    found = {"tensor": "blk.0.ffn_up.weight", "type": "q4_k", "kl": 0.5, "bytes": 7, "measured": False}
+    assert value["costs"] == [found], "read off the rounding error, and it says so"
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf])

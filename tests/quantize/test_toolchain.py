@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from foreshore import quantize
 from foreshore.cli import app
 from foreshore.edge.gguf import inspect
 from foreshore.errors import ModelError, UsageError
-from foreshore.manifest import Manifest
+from foreshore.manifest import Calibration, Manifest
 from foreshore.quantize import build, build_mix, measure
 from foreshore.quantize.calibrate import collect
 from foreshore.quantize.recipes import mix_name, sensitivity
 from foreshore.quantize.search.fit_targets import parse_fit
-from foreshore.quantize.texts import Corpus
+from foreshore.quantize.texts import Corpus, calibration_text
 from foreshore.store import Store
 from tests.quantize.test_build import Seen
 from tests.quantize.tiny_models import decoder
@@ -28,6 +30,7 @@ from tests.tiny_model import write_decoder
 
 WORDS = "the cat sat on a mat and saw how many birds flew over our old house by the sea before noon".split()
 WIDE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256}  # rows that K-quants can cut into blocks
+SHIPPED = str(Path(quantize.__file__).with_name("texts_evaluation.jsonl"))
 BUDGET_S = 4.0
 LIMIT = 900_000  # bytes: between what two and what eight bits a weight take
 
@@ -76,7 +79,9 @@ def test_a_mix_is_searched_and_stored(mix: Manifest) -> None:
     assert mix.calibration.texts == {CALIBRATION.sha256}
     assert mix.calibration.imatrix_sha256
     assert any(note.startswith("searched: ") for note in mix.notes)
-    assert set(sensitivity(mix.files[mix.main].sha256)) == set(tensors)
+    costs = sensitivity(mix.files[mix.main].sha256)
+    assert set(costs) == set(tensors)
+    assert {measured for row in costs.values() for _, measured in row.values()} == {True, False}
 
 
 def test_a_mix_that_is_up_to_date_is_not_searched_again(mix: Manifest, folder: Path) -> None:
@@ -153,6 +158,15 @@ def test_measuring_fills_the_card(mix: Manifest, folder: Path, tmp_path: Path) -
 def test_what_was_calibrated_on_a_text_is_not_measured_on_it(mix: Manifest) -> None:
     with pytest.raises(UsageError, match="calibrated on the text"):
         measure([mix.ref], text=CALIBRATION)
+
+
+def test_nor_on_a_document_of_the_shipped_text_that_it_was_calibrated_on(folder: Path) -> None:
+    (made,) = build(folder, ["q8_0"])
+    shipped = calibration_text()
+    Store().update(made.ref, lambda m: replace(m, calibration=Calibration(text_sha256=shipped.sha256)))
+    mine = Corpus.of([*HELD_OUT.documents, shipped.documents[3]])
+    with pytest.raises(UsageError, match="1 of 25 documents to measure on are also calibrated on"):
+        measure([made.ref], text=mine)
 
 
 def test_a_variant_whose_source_is_gone_cannot_be_measured(tmp_path: Path) -> None:
@@ -251,6 +265,7 @@ def test_one_command_builds_measures_judges_and_reports(
         (["--report", "absent/out.html"], "no folder 'absent'"),
         (["--report", "."], "is a folder"),
         (["--calibrate", __file__, "--text", __file__], "also calibrated on"),
+        (["--calibrate", SHIPPED, "--measure"], "also calibrated on"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_built(arguments: list[str], said: str, folder: Path, home: Path) -> None:

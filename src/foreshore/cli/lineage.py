@@ -46,6 +46,8 @@ def measurements(card: Card) -> dict[str, str]:
     found = {}
     if (d := card.divergence) is not None:
         found["perplexity"] = f"{between(d.perplexity, 3)}, the parent's {between(d.parent_perplexity, 3)}"
+        if d.perplexity_ratio is not None:
+            found["perplexity over the parent's"] = between(d.perplexity_ratio)
         found["KL, mean"] = f"{between(d.kl_mean)} nats"
         found["KL, 99th percentile"] = f"{between(d.kl_p99)} nats"
         found["same top token"] = between(d.same_top)

@@ -133,7 +133,7 @@ def _costs(store: Store, manifest: Manifest) -> list[Cost]:
     alone = sensitivity(manifest.files[manifest.main].sha256)
     tensors = {t.name: t for t in inspect(store.path(manifest)).tensors} if alone else {}
     return [
-        Cost(tensor=name, type=kind, kl=kl, bytes=tensor_bytes(tensors[name], kind))
+        Cost(tensor=name, type=kind, kl=kl, bytes=tensor_bytes(tensors[name], kind), measured=measured)
         for name, row in alone.items()
-        for kind, kl in row.items()
+        for kind, (kl, measured) in row.items()
     ]

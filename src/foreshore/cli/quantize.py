@@ -63,15 +63,15 @@ def quantize(
     """
     with exit_on_error():
         from foreshore.cli.measure import Measures, check_report, write
-        from foreshore.quantize.texts import check_disjoint, read_corpus
+        from foreshore.quantize.texts import check_disjoint, evaluation_text, read_corpus
 
         plan = Plan.of(types, fit, budget, refine, ray)
         measures = Measures.of(text, tasks, gate, owner)
         if report:
             check_report(report)
         calibration = read_corpus(calibrate) if calibrate else None
-        if calibration and measures.text:
-            check_disjoint(calibration, measures.text)
+        if calibration and (measure or report or measures.asked):
+            check_disjoint(calibration, measures.text or evaluation_text(source))
         shared: dict[str, Any] = {"force": force, "calibration": calibration}
         with reporting() as told:
             made = plan.build(source, name, {**shared, "progress": told}, imatrix, requantize)
