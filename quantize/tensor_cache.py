@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from foreshore.edge.gguf import GgufInfo, Tensor
+from foreshore.edge.gguf import TENSOR_TYPES, GgufInfo, Tensor
 from foreshore.errors import ModelError
 from foreshore.quantize.blocks import dequantize, quantize, row_bytes, to_float32
 from foreshore.quantize.ftypes import FLOATS
@@ -25,6 +25,7 @@ from foreshore.quantize.search.refine import SWEEPS, rounded
 __all__ = ["TensorCache", "finite", "raw_bytes"]
 
 EMBEDDING = "token_embd.weight"  # has moments where it is the output too
+BLOCKS = {name: block for name, block, _ in TENSOR_TYPES.values()}
 DAMPING = 0.01
 TIED_DAMPING = 0.2  # of an embedding that is the output too: its rows are also read as they are
 SAMPLE_WEIGHTS = 1 << 14  # of a tensor, whose error stands for all of it
@@ -80,13 +81,14 @@ class TensorCache:
         return found.reshape(shape)
 
     def error(self, info: GgufInfo, tensor: Tensor, kind: str) -> float:
-        """The squared error of `kind`, weighted by importance (with moments: of the outputs), as a share of the squared
-        values; of some rows spread over the tensor."""
+        """The squared error of `kind`, weighted by importance, as a share of the squared values; with moments that of
+        the outputs, of which rounding the inputs is a part. Of some rows spread over the tensor."""
         values, columns = self._sample(info, tensor), tensor.shape[0]
         moments, weights = self._second_moments(tensor), self._shared_importance(tensor)
         if moments is not None:
             off = dequantize(rounded(values, kind, moments, SAMPLE_SWEEPS), kind, columns) - values
-            return float(((off @ moments) * off).sum() / max(float(((values @ moments) * values).sum()), 1e-30))
+            lost = float(((off @ moments) * off).sum()) + self._lost_to_inputs(tensor, kind, values)
+            return lost / max(float(((values @ moments) * values).sum()), 1e-30)
         back = dequantize(quantize(values, kind, weights), kind, columns)
         weights = np.ones(columns, np.float32) if weights is None else weights
         return float(((back - values) ** 2 @ weights).sum() / max(float((values**2 @ weights).sum()), 1e-30))
@@ -119,6 +121,12 @@ class TensorCache:
             return None
         share = TIED_DAMPING if tensor.name == EMBEDDING else DAMPING
         return found + np.float32(share * np.diag(found).mean()) * np.eye(len(found), dtype=np.float32)
+
+    def _lost_to_inputs(self, tensor: Tensor, kind: str, values: Values) -> float:
+        """The squared error of the outputs of `values` where the inputs are rounded as they are for `kind`: in blocks
+        as large as its own (`vec_dot_type` of ggml-cpu: Q8_0 or Q8_1, and Q8_K). Not for floats."""
+        errors = self._moments.rounding(tensor.name, BLOCKS[kind]) if self._moments and kind not in FLOATS else None
+        return 0.0 if errors is None else float((values**2 @ errors).sum())
 
     def _sample(self, info: GgufInfo, tensor: Tensor) -> NDArray[np.float32]:
         columns, rows = tensor.shape[0], prod(tensor.shape[1:])

@@ -1,4 +1,6 @@
-"""The second moments of what goes into each weight, (columns, columns): what `refine` rounds by."""
+"""The second moments of what goes into each weight, (columns, columns): what `refine` rounds by. And what these inputs
+lose where they are rounded themselves, as llama.cpp does before they meet quantized weights.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +33,12 @@ class Moments:
     def get(self, name: str) -> NDArray[np.float32] | None:
         number = self._inputs.get(name)
         return None if number is None else np.asarray(self._arrays[f"input{number}"], np.float32)
+
+    def rounding(self, name: str, block: int) -> NDArray[np.float32] | None:
+        """(columns,): the squared errors of the input of `name`, summed over the same tokens as its moments, if so many
+        values are rounded together; `None` where nothing is known."""
+        key = f"input{self._inputs.get(name)}rounded{block}"
+        return np.asarray(self._arrays[key], np.float32) if key in self._arrays else None
 
 
 def collect_moments(model: Path, corpus: Corpus, target: Path, *, threads: int | None = None) -> Path:

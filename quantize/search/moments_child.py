@@ -1,7 +1,8 @@
 """Collects second moments in a process: `python -P -m foreshore.quantize.search.moments_child`, driven by `moments`.
 
-It tells the tokens read. The file has `names` and `inputs` of the same length, and an array `inputN` (columns, columns)
-for each number in `inputs`: weights that share an input share it.
+It tells the tokens read. The file has `names` and `inputs` of the same length, and for each number in `inputs` an
+array `inputN` (columns, columns), and for each block B of `ACTIVATION_BLOCKS` one `inputNroundedB` (columns,): weights
+that share an input share them.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from foreshore.quantize.calibrate_child import Reader
 from foreshore.quantize.channel import Json, Tell, serve
 from foreshore.quantize.search.packs import SIDE_BY_SIDE, packs
 
+ACTIVATION_BLOCKS = (32, 256)  # inputs that are rounded together, to eight bits, before they meet quantized weights
+LARGEST_CODE = 127  # of those eight bits
 MOST_BYTES = 1 << 30  # of all moments together
 WIDEST = 2048  # columns: beyond, rounding by them takes too long
 
 
 class Products(Activations):
-    """Sums X'X of each input, X (tokens, columns), where the weights are one matrix."""
+    """Sums X'X of each input, X (tokens, columns), where the weights are one matrix, and by the size of a block the
+    squared errors of rounding X in blocks."""
 
     fewest_rows = 1  # a short document counts too
 
@@ -31,6 +35,7 @@ class Products(Activations):
         super().__init__(output=True)
         self.inputs: dict[str, int] = {}
         self.products: list[NDArray[np.float32]] = []
+        self.rounded: list[dict[int, NDArray[np.float64]]] = []
         self._widest = widest
         self._last: tuple[int, int] | None = None  # address and number of the input that was summed last
 
@@ -50,8 +55,11 @@ class Products(Activations):
             rows = inputs.array(np.float32)[0, 0]
             if number == len(self.products):
                 self.products.append(rows.T @ rows)
+                self.rounded.append(_rounding(rows))
             else:
                 self.products[number] += rows.T @ rows
+                for block, more in _rounding(rows).items():
+                    self.rounded[number][block] += more
             self._last = address, number
         self.inputs[name] = self._last[1]
 
@@ -68,8 +76,21 @@ def collect(job: Json, tell: Tell) -> Json:
         done += sum(map(len, pack))
         tell(done, total)
     arrays = {f"input{number}": product for number, product in enumerate(products.products)}
+    for number, found in enumerate(products.rounded):
+        arrays |= {f"input{number}rounded{block}": errors.astype(np.float32) for block, errors in found.items()}
     np.savez(job["target"], names=list(products.inputs), inputs=list(products.inputs.values()), **arrays)  # type: ignore[arg-type]
     return {}
+
+
+def _rounding(rows: NDArray[np.float32]) -> dict[int, NDArray[np.float64]]:
+    """By block: the squared errors of `rows` (tokens, columns), summed over tokens, if each block's largest value has
+    the largest code. Errors are even between two codes, so that their variance is a twelfth of the squared step."""
+    tokens, columns = rows.shape
+    found = {}
+    for block in (b for b in ACTIVATION_BLOCKS if columns % b == 0):
+        steps = np.abs(rows).reshape(tokens, -1, block).max(axis=2).astype(np.float64) / LARGEST_CODE
+        found[block] = np.repeat((steps**2).sum(axis=0) / 12, block)
+    return found
 
 
 def _widest(columns: list[int]) -> int:

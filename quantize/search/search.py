@@ -97,7 +97,7 @@ def search(
     }
     refining_s, moments = refining_seconds(info, workers), None
     if refine and cache is not None and refining_s <= REFINING * budget_s:
-        moments = kept_moments(base, corpus, cache / f"second-moments-{settings['model']}-{corpus.sha256[:16]}.npz")
+        moments = kept_moments(base, corpus, cache / f"moments-{settings['model']}-{corpus.sha256[:16]}.npz")
         settings["moments"] = moments.name
     engine, record = engine or EngineOptions(), Measurements(cache, settings)
     with (

@@ -22,10 +22,10 @@ from foreshore.quantize.search.knapsack import Option
 
 __all__ = ["TYPES", "Survey", "candidates", "role"]
 
-# What is offered to every tensor, where its rows divide: per size the type with the least error, and those that the
-# usual engines run fast.
+# What is offered to every tensor, where its rows divide: per size the type with the least error of its own, those in
+# blocks of 32, for which inputs are rounded more finely (by which q5_1 loses less than q6_k where some are far larger
+# than the others), and those that the usual engines run fast.
 TYPES = tuple("iq2_xs iq2_s q2_k iq3_xxs iq3_s q3_k iq4_xs iq4_nl q4_0 q4_1 q4_k q5_0 q5_1 q5_k q6_k q8_0".split())
-NARROW = ("q4_1", "q5_1")  # offered only where the rows do not divide into the blocks of 256 that better ones have
 _BLOCK = {name: block for name, block, _ in TENSOR_TYPES.values()}
 _BITS = {name: 8 * size / block for name, block, size in TENSOR_TYPES.values()}
 
@@ -130,12 +130,8 @@ def candidates(
     for t in base.tensors:
         if t.name in offered & graph and t.type in ("f32", "f16", "bf16"):
             without = frozenset() if t.name in matrix else NEEDS_IMATRIX
-            found[t.name] = (*(k for k in types if _fits(k, t.shape[0]) and k not in without), t.type)
+            found[t.name] = (*(k for k in types if t.shape[0] % _BLOCK[k] == 0 and k not in without), t.type)
     return Survey(base=base, types=found)
-
-
-def _fits(kind: str, columns: int) -> bool:
-    return columns % _BLOCK[kind] == 0 and not (kind in NARROW and columns % 256 == 0)
 
 
 def _merged(table: Table, found: Iterable[tuple[tuple[str, str], float]]) -> Table:
