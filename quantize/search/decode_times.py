@@ -20,7 +20,7 @@ from foreshore.edge.options import EngineOptions
 from foreshore.edge.speed import SpeedTest
 from foreshore.quantize.assemble import assemble
 from foreshore.quantize.device import this_device
-from foreshore.quantize.measurements import Measurements
+from foreshore.quantize.search.measurements import Measurements
 
 __all__ = ["DecodeTimes"]
 

@@ -55,10 +55,10 @@ class Products(Activations):
             rows = inputs.array(np.float32)[0, 0]
             if number == len(self.products):
                 self.products.append(rows.T @ rows)
-                self.rounded.append(_rounding(rows))
+                self.rounded.append(rounding(rows))
             else:
                 self.products[number] += rows.T @ rows
-                for block, more in _rounding(rows).items():
+                for block, more in rounding(rows).items():
                     self.rounded[number][block] += more
             self._last = address, number
         self.inputs[name] = self._last[1]
@@ -82,7 +82,7 @@ def collect(job: Json, tell: Tell) -> Json:
     return {}
 
 
-def _rounding(rows: NDArray[np.float32]) -> dict[int, NDArray[np.float64]]:
+def rounding(rows: NDArray[np.float32]) -> dict[int, NDArray[np.float64]]:
     """By block: the squared errors of `rows` (tokens, columns), summed over tokens, if each block's largest value has
     the largest code. Errors are even between two codes, so that their variance is a twelfth of the squared step."""
     tokens, columns = rows.shape

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import prod
 
 from foreshore.edge.gguf import GgufInfo
-from foreshore.quantize.measuring import Measuring
 from foreshore.quantize.search.decode_times import DecodeTimes
+from foreshore.quantize.search.measuring import Measuring
 from foreshore.quantize.search.probes import PROBES
 from foreshore.quantize.search.survey import Survey
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from foreshore.quantize.measuring import Measuring
+from foreshore.quantize.search.measuring import Measuring
 from foreshore.quantize.search.survey import Survey, role
 
 __all__ = ["PROBES", "all_probed", "probed"]

@@ -25,8 +25,6 @@ from foreshore.edge.gguf import GgufInfo, inspect
 from foreshore.edge.options import EngineOptions
 from foreshore.errors import ModelError, UsageError
 from foreshore.quantize.imatrix import read_imatrix
-from foreshore.quantize.measurements import Measurements
-from foreshore.quantize.measuring import Measuring, OnSteps, Steps
 from foreshore.quantize.native import quantizer
 from foreshore.quantize.prune import prune
 from foreshore.quantize.search.bounds import Bounds, memory_table
@@ -35,6 +33,8 @@ from foreshore.quantize.search.decoding import Decoding
 from foreshore.quantize.search.fit_targets import FitTargets
 from foreshore.quantize.search.found import Found
 from foreshore.quantize.search.knapsack import lightest
+from foreshore.quantize.search.measurements import Measurements
+from foreshore.quantize.search.measuring import Measuring, OnSteps, Steps
 from foreshore.quantize.search.meter import Meter, MeterJob, Meters, Mix
 from foreshore.quantize.search.moments import kept_moments
 from foreshore.quantize.search.plan import (

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from math import inf
 
 from foreshore.errors import UsageError
-from foreshore.quantize.measuring import Measuring
 from foreshore.quantize.search.found import Trial
 from foreshore.quantize.search.knapsack import frontier
+from foreshore.quantize.search.measuring import Measuring
 from foreshore.quantize.search.proposals import Proposals
 
 __all__ = ["Trials"]

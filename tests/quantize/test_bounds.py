@@ -12,11 +12,11 @@ from foreshore.edge.memory import estimate
 from foreshore.edge.options import EngineOptions
 from foreshore.errors import UsageError
 from foreshore.quantize.assemble import assemble, file_bytes
-from foreshore.quantize.measurements import Measurements
 from foreshore.quantize.search.bounds import Bounds, memory_table
 from foreshore.quantize.search.decode_times import DecodeTimes
 from foreshore.quantize.search.fit_targets import parse_fit
 from foreshore.quantize.search.knapsack import Options, total_bytes, total_memory, total_seconds
+from foreshore.quantize.search.measurements import Measurements
 from foreshore.quantize.search.survey import Survey, candidates
 from tests.tiny_model import write_decoder
 

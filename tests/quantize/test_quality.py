@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,18 @@ from tests.quantize import llama_check
 from tests.tiny_model import write_decoder
 
 WORDS = "the cat sat on a mat and saw how many birds flew over our old house by the sea before noon".split()
+
+# Said by llama-perplexity of the sources that llama-cpp-python 0.3.36 carries, of the model that `write_decoder` writes
+# and its q4_0, with `-f imatrix.txt -c 128 -b 128` and `--kl-divergence-base`, then `--kl-divergence`; with its errors.
+# It leaves out what does not fill a window. (Its PPL(base) is of log-probabilities cut off at -16, so PPL is from the
+# first run.)
+LLAMA_PERPLEXITY: dict[str, Any] = {
+    "tokens": 14 * 63,
+    "PPL": 74000.7869,
+    "PPL(Q)": 95490.951965,
+    "Mean KLD": (0.519218, None, 0.014682),
+    "Same top p": (0.56576, None, 0.01670),
+}
 
 
 def text(words: int, seed: int) -> str:
@@ -122,6 +135,17 @@ def test_finer_types_are_nearer_and_pairing_proves_it(variants: dict[str, Path],
     assert difference(fine, middle).high < 0
     assert ratio(coarse, coarse).value == 1
     assert fine.divergence().kl_p99.value < coarse.divergence().kl_p99.value
+
+
+def test_llama_perplexity_says_the_same(tiny: Path, variants: dict[str, Path], folder: Path) -> None:
+    whole = Corpus.of([(Path(__file__).parent / "data" / "imatrix.txt").read_text(encoding="utf-8")])
+    found = Reference.build(tiny, whole, folder / "references", context=128, skip=64, threads=1)
+    values = compare(found, variants["q4_0"], threads=1).values[: LLAMA_PERPLEXITY["tokens"]]
+    assert len(values) == LLAMA_PERPLEXITY["tokens"]
+    assert values["kl"].mean() == pytest.approx(*LLAMA_PERPLEXITY["Mean KLD"])
+    assert values["same"].mean() == pytest.approx(*LLAMA_PERPLEXITY["Same top p"])
+    assert -values["log_p"].mean() == pytest.approx(np.log(LLAMA_PERPLEXITY["PPL(Q)"]), rel=1e-4)
+    assert -values["parent_log_p"].mean() == pytest.approx(np.log(LLAMA_PERPLEXITY["PPL"]), rel=1e-4)
 
 
 def test_skipped_tokens_are_read_but_not_scored(

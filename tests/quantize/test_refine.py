@@ -14,6 +14,7 @@ from foreshore.quantize.calibrate import collect
 from foreshore.quantize.codes import codes_of
 from foreshore.quantize.search import refine as refining
 from foreshore.quantize.search.moments import Moments, collect_moments, kept_moments
+from foreshore.quantize.search.moments_child import rounding
 from foreshore.quantize.search.refine import refine
 from foreshore.quantize.tensor_cache import TensorCache
 from foreshore.quantize.texts import Corpus
@@ -69,6 +70,41 @@ def test_the_moments_are_those_of_the_text(tmp_path: Path) -> None:
     assert all(np.array_equal(shared[0], one) for one in shared)  # type: ignore[arg-type]
     assert moments.get("no.weight") is None
     assert [p.name for p in tmp_path.iterdir() if "moments" in p.name] == ["moments.npz"]
+
+
+@pytest.mark.parametrize("block", [32, 256])
+def test_what_rounding_inputs_loses_is_foretold(block: int) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(500, 512)).astype(np.float32)
+    inputs[:, 40] *= 50  # takes the fine steps from those around it
+    blocks = inputs.reshape(500, -1, block)
+    steps = np.abs(blocks).max(axis=2, keepdims=True) / 127
+    off = ((np.rint(blocks / steps) * steps - blocks) ** 2).reshape(500, 512).sum(axis=0)
+    found = rounding(inputs)[block]
+    others = np.delete(np.arange(512), 40)  # which itself has the largest code, and no error
+    assert found[others].sum() == pytest.approx(off[others].sum(), rel=0.02)
+    assert found[41] > 100 * found[300], "beside the outlier, and far from it"
+
+
+def test_blocks_of_32_lose_less_to_inputs_that_have_outliers(tmp_path: Path) -> None:
+    base = inspect(write_decoder(tmp_path / "base.gguf", layers=1, width=256))
+    moments = Moments(collect_moments(base.path, TEXT, tmp_path / "moments.npz", threads=1))
+    tensor = next(t for t in base.tensors if t.name == "blk.0.ffn_down.weight")
+    fine, coarse = (moments.rounding(tensor.name, block) for block in (32, 256))
+    assert fine is not None
+    assert coarse is not None
+    assert fine.shape == coarse.shape == (tensor.shape[0],)
+    assert (fine <= coarse).all()
+    assert moments.rounding("no.weight", 32) is None
+    with_inputs, alone = TensorCache(None, moments=moments), TensorCache(None, moments=Blind(tmp_path / "moments.npz"))
+    for kind in ("q6_k", "q8_0"):
+        assert with_inputs.error(base, tensor, kind) > alone.error(base, tensor, kind)
+    assert with_inputs.error(base, tensor, "f16") == alone.error(base, tensor, "f16"), "floats meet inputs as they are"
+
+
+class Blind(Moments):
+    def rounding(self, name: str, block: int) -> None:
+        return None
 
 
 def test_each_document_is_read_by_itself(tmp_path: Path) -> None:

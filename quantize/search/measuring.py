@@ -10,7 +10,7 @@ from math import inf, isnan
 
 import numpy as np
 
-from foreshore.quantize.measurements import Measurements
+from foreshore.quantize.search.measurements import Measurements
 from foreshore.quantize.search.meter import Meter, Meters, Mix
 
 __all__ = ["Measuring", "OnSteps", "Pair", "Steps"]
