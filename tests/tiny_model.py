@@ -103,6 +103,38 @@ def write_recurrent(path: Path, *, seed: int = 0, context: int = 1024, layers: i
     return _finish(writer, path)
 
 
+def write_parallel(path: Path, *, seed: int = 0, context: int = 1024, layers: int = 2, width: int = 64) -> Path:
+    """A Phi-2 over the same tokens: attention and feed-forward of a layer read the same, and are added side by side."""
+    rng = np.random.default_rng(seed)
+    inner = 2 * width
+    writer, tokens = _generator(path, "phi2", context=context, width=width, layers=layers)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(4)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_rope_dimension_count(8)
+
+    def linear(name: str, rows: int, columns: int, scale: float = 1.0) -> None:
+        values = rng.normal(0, scale / np.sqrt(columns), (rows, columns))
+        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
+        writer.add_tensor(f"{name}.bias", np.zeros(rows, np.float32))
+
+    def norm(name: str) -> None:
+        writer.add_tensor(f"{name}.weight", np.ones(width, np.float32))
+        writer.add_tensor(f"{name}.bias", np.zeros(width, np.float32))
+
+    writer.add_tensor("token_embd.weight", rng.normal(0, 1 / np.sqrt(width), (len(tokens), width)).astype(np.float32))
+    linear("output", len(tokens), width, 4.0)
+    norm("output_norm")
+    for i in range(layers):
+        norm(f"blk.{i}.attn_norm")
+        linear(f"blk.{i}.attn_qkv", 3 * width, width)
+        linear(f"blk.{i}.attn_output", width, width)
+        linear(f"blk.{i}.ffn_up", inner, width)
+        linear(f"blk.{i}.ffn_down", width, inner)
+    return _finish(writer, path)
+
+
 def write_adapter(path: Path, *, seed: int = 1, layers: int = 2, width: int = 64, rank: int = 4) -> Path:
     """A LoRA adapter with random weights for `write_decoder`'s model."""
     rng = np.random.default_rng(seed)

@@ -28,7 +28,7 @@ from foreshore.quantize.tensor_cache import raw_bytes
 from foreshore.quantize.texts import Corpus
 from foreshore.store import Store
 from tests.quantize.tiny_models import decoder
-from tests.tiny_model import write_decoder, write_recurrent
+from tests.tiny_model import write_decoder, write_parallel, write_recurrent
 
 STAGES = [
     *(
@@ -247,6 +247,22 @@ def test_recurrent_models_are_read_whole(tmp_path: Path) -> None:
     assert np.linalg.matrix_rank(products) > 100, "of 128, which some tokens of one document cannot reach"
     found = compensate(parent, mix, TEXT, budget_s=600, cache=tmp_path / "cache", threads=1)
     assert found.kept
+
+
+def test_layers_that_add_both_their_halves_at_once_lose_less_too(tmp_path: Path) -> None:
+    parent = write_parallel(tmp_path / "parent.gguf")
+    mix = coarse(parent, tmp_path / "mix.gguf")
+    work = Compensation(job(parent, mix))
+    stages = work.stages()
+    assert {"blk.0.attn_qkv.weight", "blk.0.ffn_up.weight"} in map(set, stages), "they share an input"
+    assert not work.added, "of neither is it known what else comes into the sum"
+    before = Path(shutil.copyfile(mix, tmp_path / "before.gguf"))
+    found = compensate(parent, mix, TEXT, budget_s=600, cache=tmp_path / "cache", threads=1)
+    assert found.kept
+    assert found.stages == found.of == len(stages)
+    reference = Reference.build(parent, TEXT, tmp_path / "references")
+    ours, theirs = (compare(reference, path).kl.sum() for path in (mix, before))
+    assert ours < 0.8 * theirs
 
 
 def test_a_tensor_is_rounded_some_rows_at_a_time(
