@@ -22,11 +22,11 @@ from foreshore.quantize.report.rows import (
     apart,
     basis,
     by_device,
-    change_cell,
     gain,
     interval,
     labels,
     losses,
+    perplexity_cell,
     sizes_of,
     speeds_of,
     spread,
@@ -211,9 +211,7 @@ def _variants(entries: Sequence[Entry]) -> Html:
     short = labels(entries)
     encoders = any(e.card.similarity for e in entries)
     head = (
-        ["cosine to the parent", "least cosine"]
-        if encoders
-        else ["mean KL", "KL, p99", "same top token", "perplexity", "its change"]
+        ["cosine to the parent", "least cosine"] if encoders else ["mean KL", "KL, p99", "same top token", "perplexity"]
     )
     rows = [
         [
@@ -235,7 +233,8 @@ def _measured_against(entries: Sequence[Entry]) -> str:
         return "What was not measured has no figure."
     own = found.parent_perplexity
     perplexity = f"{number(own.value)} ({number(own.low)} to {number(own.high)})"
-    return f"KL in nats a token, against the parent's distributions. The parent's own perplexity is {perplexity}."
+    kl = "KL in nats a token, against the parent's distributions."
+    return f"{kl} Perplexity with its change from the parent's, which is {perplexity}."
 
 
 def _quality(entry: Entry) -> list[str]:
@@ -244,8 +243,8 @@ def _quality(entry: Entry) -> list[str]:
     if (found := entry.card.divergence) is None:
         return []
     same = interval(found.same_top, 100, " %")
-    perplexity = [interval(found.perplexity), change_cell(found.perplexity_ratio)]
-    return [interval(found.kl_mean), interval(found.kl_p99), same, *perplexity]
+    perplexity = perplexity_cell(found.perplexity, found.perplexity_ratio)
+    return [interval(found.kl_mean), interval(found.kl_p99), same, perplexity]
 
 
 def _name(label: str, entry: Entry) -> str:

@@ -14,8 +14,8 @@ from foreshore.manifest import Manifest
 from foreshore.quantize.report.front import Sample
 
 __all__ = [
-    "MIB", "Cost", "Entry", "accuracy_cell", "apart", "basis", "between", "by_device", "change_cell", "gain",
-    "interval", "labels", "losses", "sizes_of", "speeds_of", "spread",
+    "MIB", "Cost", "Entry", "accuracy_cell", "apart", "basis", "between", "by_device", "gain", "interval", "labels",
+    "losses", "perplexity_cell", "sizes_of", "speeds_of", "spread",
 ]  # fmt: skip
 
 MIB = 1 << 20
@@ -150,12 +150,12 @@ def interval(found: Interval | None, factor: float = 1, unit: str = "") -> str:
     return join([said, between(found.low * factor, found.high * factor)]) if found.low < found.high else said
 
 
-def change_cell(ratio: Interval | None) -> str:
-    """In per cent."""
+def perplexity_cell(found: Interval, ratio: Interval | None) -> str:
+    """With its change from the parent's in per cent, which is paired; else with its own interval."""
     if ratio is None:
-        return NOTHING
+        return interval(found)
     value, low, high = (f"{100 * (v - 1):+.2f}" for v in (ratio.value, ratio.low, ratio.high))
-    return join([f"{value} %", tag("span", f"{low} to {high}", class_="ci")])
+    return join([number(found.value), tag("span", f"{value} % ({low} to {high})", class_="ci")])
 
 
 def spread(found: Spread | None) -> str:
