@@ -22,6 +22,8 @@ MIB = 1 << 20
 SAME_SIZE = 1.01  # a uniform type up to 1 % larger than a mix counts as no larger
 NOTHING = "–"
 
+Against = tuple[frozenset[tuple[str, str]], str, bool]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
@@ -64,16 +66,15 @@ def labels(entries: Sequence[Entry]) -> dict[str, str]:
 
 
 def basis(entries: Sequence[Entry]) -> Divergence | Similarity | None:
-    """What most variants were measured against and on, as the first of them has it."""
-    found = [measured for e in entries if (measured := _measured(e))]
-    count = Counter(map(_against, found))
-    return max(found, key=lambda measured: count[_against(measured)], default=None)
+    """What most variants were measured on, as the first of them has it."""
+    usual = _usual(entries)
+    return next((_measured(e) for e in entries if _measured(e) and _against(e) == usual), None)
 
 
 def apart(entries: Sequence[Entry]) -> list[Entry]:
     """Measured on another text than most, or against another parent: not to be held against them."""
-    usual = basis(entries)
-    return [e for e in entries if usual and (m := _measured(e)) and _against(m) != _against(usual)]
+    usual = _usual(entries)
+    return [e for e in entries if _measured(e) and _against(e) != usual]
 
 
 def losses(entries: Sequence[Entry]) -> dict[str, Interval]:
@@ -88,8 +89,18 @@ def _measured(entry: Entry) -> Divergence | Similarity | None:
     return entry.card.divergence or entry.card.similarity
 
 
-def _against(measured: Divergence | Similarity) -> tuple[str, str]:
-    return measured.parent_sha256, measured.text_sha256
+def _usual(entries: Sequence[Entry]) -> Against | None:
+    count = Counter(_against(e) for e in entries if _measured(e))
+    return max(count, key=lambda against: count[against], default=None)
+
+
+def _against(entry: Entry) -> Against:
+    """The source's files and the text, and whether the parent is the variant's own: those of one source that run in two
+    engines have two parents, which are alike."""
+    measured, parent = _measured(entry), entry.manifest.parent
+    assert measured is not None
+    own = parent is None or parent.sha256 == measured.parent_sha256
+    return frozenset(entry.manifest.source.files.items()), measured.text_sha256, own
 
 
 def _loss(card: Card) -> Interval | None:

@@ -31,7 +31,7 @@ from foreshore.figure.figure import Axis, Box, Figure, Text
 from foreshore.figure.letters import letter
 from foreshore.figure.png import draw_png
 from foreshore.figure.style import LIGHT
-from foreshore.manifest import Decision, FileRecord, Manifest, Source, quality_sha256
+from foreshore.manifest import Decision, FileRecord, Manifest, Parent, Source, quality_sha256
 from foreshore.quantize.report.front import Sample, draw_front, front_of
 from foreshore.quantize.report.report import Cost, Entry, write_report
 
@@ -203,19 +203,37 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     assert "No variant's quality was measured." in Page(tmp_path / "none.html").texts
 
 
-@pytest.mark.parametrize(("parent", "text"), [("a", "e"), ("e", "b")])
-def test_what_was_measured_otherwise_is_held_against_nothing(tmp_path: Path, parent: str, text: str) -> None:
+@pytest.mark.parametrize(("text", "parent", "source"), [("e", "a", "f"), ("b", "e", "f"), ("b", "a", "e")])
+def test_what_was_measured_otherwise_is_held_against_nothing(
+    tmp_path: Path, text: str, parent: str, source: str
+) -> None:
     better = card(0.0001)
     assert better.divergence
-    hashes = {"parent_sha256": parent * 64, "text_sha256": text * 64}
+    hashes = {"parent_sha256": "a" * 64, "text_sha256": text * 64}
     other = Card.from_json({**better.to_json(), "divergence": {**asdict(better.divergence), **hashes, "documents": 7}})
-    write_report([manifest("q2_k", 1, other), *variants()], tmp_path / "out.html")
+    made = [Entry(manifest=manifest("q2_k", 1, other)), *variants()]
+    origins = [Source(kind="folder", id="small", files={"model.safetensors": name * 64}) for name in (source, *"ffff")]
+    parents = [Parent(sha256=name * 64) for name in (parent, *"aaaa")]
+    changed = [
+        replace(e, manifest=replace(e.manifest, source=origin, parent=own))
+        for e, origin, own in zip(made, origins, parents, strict=True)
+    ]
+    write_report(changed, tmp_path / "out.html")
     texts = Page(tmp_path / "out.html").texts
     assert "Measured on another text or against another parent, so not drawn: q2_k." in texts
     assert "fit-3mb: its loss over that of q4_k_m, the best single type that is no larger" in texts
     assert any("On the front: q3_k_m, fit-3mb, q8_0." in text for text in texts)
     assert any("on 40 documents" in text for text in texts)
     assert "0.000100" in texts, "the table has it all the same"
+
+
+def test_variants_for_two_engines_are_drawn_together(tmp_path: Path) -> None:
+    found = card(0.02)
+    assert found.divergence
+    other = replace(found, divergence=replace(found.divergence, parent_sha256="e" * 64))
+    made = manifest("onnx-int8", 4, other, parent=Parent(sha256="e" * 64))
+    write_report([made, *variants()], tmp_path / "out.html")
+    assert not any("not drawn" in text for text in Page(tmp_path / "out.html").texts)
 
 
 def test_the_ratio_of_perplexities_is_shown(tmp_path: Path) -> None:
