@@ -39,10 +39,12 @@ def measure(
 ) -> list[Manifest]:
     """Measure the variants `refs` of the store on this device, keep the cards in their manifests, and return these.
 
-    Quality is measured against each one's parent, on `text` (default: a shipped one) and, where the model generates and
-    `tasks` are given or came with it, on these. The parent is taken from the store, or made again from the source and
-    kept there. Speeds that other devices measured stay in the card; this device's are replaced. Without `again` a
-    variant that was measured on this device, the same text and the same tasks is left as it is.
+    Quality is measured against each one's parent (a file that came quantized has none to be held against), on `text`
+    (default: a shipped one) and, where the model generates and `tasks` are given or came with it, on these. The parent
+    is taken from the store, or made again from the source and kept there. Speeds that other devices measured stay in
+    the card; this device's are replaced. Without `again` a variant that was measured on this device, the same text and
+    the same tasks is left as it is.
+
     Raises `NotFound`, `UsageError`, `ModelError` or `SetupError`; what was measured before an error stays.
     """
     store = store or Store()
@@ -69,10 +71,11 @@ class _Measurer:
             self.progress(Progress(stage="measured", what=manifest.ref))
             return manifest
         _check_apart(manifest, text)
-        parent, variant, ref = self.parent(manifest), self.store.path(manifest), manifest.ref
+        variant, ref = self.store.path(manifest), manifest.ref
+        parent = None if manifest.came_quantized else self.parent(manifest)
         speed = measure_speed(variant, threads=self.threads, progress=self.counter("speed", ref))
         if speed.decode is None:
-            card, labels = Card(similarity=self.similarity(parent, variant, text, ref)), None
+            card, labels = Card(similarity=self.similarity(parent, variant, text, ref) if parent else None), None
         else:
             card, labels = self.generating(parent, variant, text, self.tasks_of(manifest), ref)
         return self.store.update(
@@ -84,21 +87,25 @@ class _Measurer:
         card, parent = manifest.card or Card(), manifest.parent
         quality = card.divergence or card.similarity
         here = this_device("onnxruntime" if _onnx(manifest) else "llama.cpp").fingerprint
-        if quality is None or here not in [speed.device.fingerprint for speed in card.speeds]:
+        if here not in [speed.device.fingerprint for speed in card.speeds]:
             return False
-        tasks = self.tasks_of(manifest) if card.divergence else ()
+        tasks = self.tasks_of(manifest) if any(speed.decode for speed in card.speeds) else ()
         asked = card.accuracy.tasks_sha256 if card.accuracy else None
+        if asked != (tasks_sha256(tasks) if tasks else None):
+            return False
+        if quality is None or manifest.came_quantized:
+            return quality is None and manifest.came_quantized
         same_parent = parent is None or quality.parent_sha256 == parent.sha256
-        return same_parent and quality.text_sha256 == text.sha256 and asked == (tasks_sha256(tasks) if tasks else None)
+        return same_parent and quality.text_sha256 == text.sha256
 
     def generating(
-        self, parent: Path, variant: Path, text: Corpus, tasks: Sequence[Task], ref: str
+        self, parent: Path | None, variant: Path, text: Corpus, tasks: Sequence[Task], ref: str
     ) -> tuple[Card, str | None]:
         """The card of what is no encoder, and the labels that belong to it."""
-        card = Card(divergence=self.divergence(parent, variant, text, ref))
+        card = Card(divergence=self.divergence(parent, variant, text, ref) if parent else None)
         if not tasks:
             return card, None
-        before = self.parent_right(parent, tasks, ref)
+        before = self.parent_right(parent, tasks, ref) if parent else None
         said = answered(variant, tasks, threads=self.threads, progress=self.counter("answers", ref))
         confidence, labels = confidence_card(tasks, said)
         return replace(card, accuracy=accuracy(tasks, [a.right for a in said], before), confidence=confidence), labels

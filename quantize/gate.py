@@ -17,7 +17,7 @@ from typing import Literal
 
 from foreshore.card import Card
 from foreshore.errors import UsageError
-from foreshore.manifest import FULL_PRECISION, Calibration, Decision, Manifest, Parent, quality_sha256
+from foreshore.manifest import Calibration, Decision, Manifest, Parent, quality_sha256
 from foreshore.store import Store
 
 __all__ = ["DEFAULT", "ENCODER", "Condition", "Finding", "Gate", "check_owner", "promote"]
@@ -164,7 +164,7 @@ class Gate:
         """Whether every condition holds. `owner` answers for the decision; `date` is UTC, ISO 8601, now by default.
 
         Where the variant's `parent` and `calibration` are known, measurements against another parent, or on the text
-        that calibrated it, do not count. One that `came_quantized`, and was measured against itself, does not pass.
+        that calibrated it, do not count. One that `came_quantized` does not pass.
         Raises `UsageError` for an owner without a name.
         """
         reasons = (*_doubts(card or Card(), parent, calibration), *(str(f) for f in self.findings(card) if not f.met))
@@ -196,7 +196,7 @@ def promote(store: Store, ref: str, owner: str, gate: Gate | None = None) -> Man
             owner,
             parent=manifest.parent,
             calibration=manifest.calibration,
-            came_quantized=_came_quantized(manifest),
+            came_quantized=manifest.came_quantized,
         )
         return replace(manifest, gate=(*manifest.gate, decision))
 
@@ -230,10 +230,6 @@ def check_owner(owner: str) -> str:
         hint = f"name who answers for it, in at most {MAX_OWNER} characters"
         raise UsageError(f"{owner!r} cannot be the owner of a decision", hint=hint)
     return name
-
-
-def _came_quantized(manifest: Manifest) -> bool:
-    return manifest.is_parent and manifest.recipe.get("type") not in FULL_PRECISION
 
 
 def _doubts(card: Card, parent: Parent | None, calibration: Calibration | None) -> Iterator[str]:

@@ -13,7 +13,6 @@ from foreshore.card import Card, parse
 from foreshore.errors import ModelError
 
 __all__ = [
-    "FULL_PRECISION",
     "SCHEMA",
     "Calibration",
     "Decision",
@@ -120,11 +119,16 @@ class Manifest:
         parent itself, with which nothing was done, needs none; one that came quantized is no measure of itself."""
         decision = self.decision
         if decision is None:
-            return "ready" if self.is_parent and self.recipe.get("type") in FULL_PRECISION else "candidate"
+            return "ready" if self._is_parent and not self.came_quantized else "candidate"
         return "ready" if decision.passed and decision.quality_sha256 == quality_sha256(self.card) else "candidate"
 
     @property
-    def is_parent(self) -> bool:
+    def came_quantized(self) -> bool:
+        """Whether it is the source's own file, and that is not in full precision: what it lost cannot be measured."""
+        return self._is_parent and self.recipe.get("type") not in FULL_PRECISION
+
+    @property
+    def _is_parent(self) -> bool:
         """Whether it is the very file that variants are made of, and measured against."""
         return self.parent is not None and self.parent.sha256 in [record.sha256 for record in self.files.values()]
 

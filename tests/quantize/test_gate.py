@@ -235,9 +235,11 @@ def test_what_came_quantized_is_no_measure_of_itself(store: Store) -> None:
     own = FileRecord(sha256="aa" * 32, bytes=3)
     add(store, Card(divergence=divergence(kl=0, half=0, p99=0, same_top=1)))
     made = replace(store.get("m"), files={"model.gguf": own})
-    assert made.is_parent
+    assert made.came_quantized
     assert made.state == "candidate"
-    assert replace(made, recipe={"type": "bf16"}).state == "ready"
+    full = replace(made, recipe={"type": "bf16"})
+    assert not full.came_quantized
+    assert full.state == "ready"
     decision = Gate.parse("kl<=0.05").judge(made.card, "Ada", parent=made.parent, came_quantized=True)
     assert not decision.passed
     assert decision.reasons[0].startswith("it came quantized")

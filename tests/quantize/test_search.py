@@ -63,6 +63,7 @@ def test_the_size_is_reached_by_a_mix_better_than_one_type(
     assert 0.99 * limit <= size <= limit
     assert size == found.bytes
     assert found.complete
+    assert {name: set(kinds) for name, kinds in found.probed.items()} == {name: {"q3_k", "q8_0"} for name in uniform}
     assert found.measured == min(t.measured for t in found.trials)
     check_quality(base, found, uniform)
     check_steps(told)

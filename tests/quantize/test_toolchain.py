@@ -20,8 +20,10 @@ from foreshore.errors import ModelError, UsageError
 from foreshore.manifest import Calibration, Manifest
 from foreshore.quantize import build, build_mix, measure
 from foreshore.quantize.calibrate import collect
+from foreshore.quantize.gate import Gate, promote
 from foreshore.quantize.recipes import mix_name, sensitivity
 from foreshore.quantize.search.fit_targets import parse_fit
+from foreshore.quantize.search.probes import PROBES
 from foreshore.quantize.texts import Corpus, calibration_text
 from foreshore.store import Store
 from tests.quantize.test_build import Seen
@@ -81,7 +83,8 @@ def test_a_mix_is_searched_and_stored(mix: Manifest) -> None:
     assert any(note.startswith("searched: ") for note in mix.notes)
     costs = sensitivity(mix.files[mix.main].sha256)
     assert set(costs) == set(tensors)
-    assert {measured for row in costs.values() for _, measured in row.values()} == {True, False}
+    measured = {kind for row in costs.values() for kind, (_, probed) in row.items() if probed}
+    assert measured <= {kind for pair in PROBES for kind in pair}, "as far as there was time"
 
 
 def test_a_mix_that_is_up_to_date_is_not_searched_again(mix: Manifest, folder: Path) -> None:
@@ -167,6 +170,20 @@ def test_nor_on_a_document_of_the_shipped_text_that_it_was_calibrated_on(folder:
     mine = Corpus.of([*HELD_OUT.documents, shipped.documents[3]])
     with pytest.raises(UsageError, match="1 of 25 documents to measure on are also calibrated on"):
         measure([made.ref], text=mine)
+
+
+def test_what_came_quantized_is_not_held_against_itself(folder: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "models")
+    (made,) = build(folder, ["q8_0"], store=store)
+    (came,) = build(store.path(made), None, "came", store=store)
+    (measured,) = measure([came.ref], text=HELD_OUT, store=store)
+    assert measured.card
+    assert measured.card.divergence is None
+    assert len(measured.card.speeds) == 1
+    told = Seen()
+    measure([came.ref], text=HELD_OUT, store=store, again=False, progress=told)
+    assert told.of("measured") == [came.ref]
+    assert promote(store, came.ref, "Ada", Gate.parse("kl<=1")).state == "candidate"
 
 
 def test_a_variant_whose_source_is_gone_cannot_be_measured(tmp_path: Path) -> None:
