@@ -57,6 +57,7 @@ class Offer:
     memory: Estimate | None = None  # None: see `problem`
     read: int = 0  # bytes of weights that decoding a token reads; 0: not known
     card: Card | None = None
+    original: bool = False  # the quantized file that the others were made of: nothing says what it lost
     problem: str = ""  # why it cannot be loaded at all
 
 
@@ -84,10 +85,14 @@ class Row:
     kl_mean: Interval | None
     same_top: Interval | None
     cosine_mean: Interval | None
+    original: bool
 
     @property
     def loss(self) -> float:
-        """The worse end of the interval of what it lost; infinite where nothing was measured."""
+        """The worse end of the interval of what it lost, beyond what its source had; infinite where nothing was
+        measured."""
+        if self.original:
+            return 0.0
         if self.kl_mean is not None:
             return self.kl_mean.high
         return 1 - self.cosine_mean.low if self.cosine_mean is not None else float("inf")
@@ -173,13 +178,14 @@ def _offer(manifest: Manifest, path: Path, context: int, concurrency: int) -> Of
         memory=memory,
         read=read,
         card=manifest.card,
+        original=manifest.came_quantized,
         problem=problem,
     )
 
 
 def _row(offer: Offer, need: Need, bandwidth: float | None) -> Row:
     card, why = offer.card or Card(), _obstacle(offer, need)
-    divergence, similarity = card.divergence, card.similarity
+    divergence, similarity = (None, None) if offer.original else (card.divergence, card.similarity)
     return Row(
         ref=offer.ref,
         state=offer.state,
@@ -193,6 +199,7 @@ def _row(offer: Offer, need: Need, bandwidth: float | None) -> Row:
         kl_mean=divergence.kl_mean if divergence else None,
         same_top=divergence.same_top if divergence else None,
         cosine_mean=similarity.cosine_mean if similarity else None,
+        original=offer.original,
     )
 
 
@@ -270,6 +277,7 @@ def _good(fitting: list[Row], need: Need) -> tuple[Row, str]:
     enough = [row for row in fitting if need.speed is None or (row.rate and row.rate.value >= need.speed)]
     best = min(enough or fitting, key=_quality)
     how = "closest to its parent" if best.loss < float("inf") else "with the most bits, for none was measured"
+    how = "that the others were made of" if best.original and len(fitting) > 1 else how
     missed = "" if enough else f" and none is known to reach {need.speed:g} tokens/s"
     return best, f"none that fits is ready (`foreshore models promote`){missed}; of the candidates the one {how}"
 

@@ -34,7 +34,7 @@ ENCODER = "cosine>=0.99"
 Relation = Literal["<=", ">="]
 Bounds = Callable[[Card], Mapping[str, float] | None]  # by segment, "" where there are none; None: not measured
 MAX_OWNER = 200
-CAME_QUANTIZED = "it came quantized: what that lost cannot be measured without the model in full precision"
+PARENT_QUANTIZED = "its source came quantized: what that lost cannot be measured without the model in full precision"
 _CONDITION = re.compile(
     r"\s*([a-z0-9_]+)\s*(<=|>=)\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)\s*(%?)\s*"
 )
@@ -158,18 +158,18 @@ class Gate:
         *,
         parent: Parent | None = None,
         calibration: Calibration | None = None,
-        came_quantized: bool = False,
+        parent_quantized: bool = False,
         date: str | None = None,
     ) -> Decision:
         """Whether every condition holds. `owner` answers for the decision; `date` is UTC, ISO 8601, now by default.
 
         Where the variant's `parent` and `calibration` are known, measurements against another parent, or on the text
-        that calibrated it, do not count. One that `came_quantized` does not pass.
+        that calibrated it, do not count. None passes of a `parent_quantized`.
         Raises `UsageError` for an owner without a name.
         """
         reasons = (*_doubts(card or Card(), parent, calibration), *(str(f) for f in self.findings(card) if not f.met))
-        if came_quantized:
-            reasons = (CAME_QUANTIZED, *reasons)
+        if parent_quantized:
+            reasons = (PARENT_QUANTIZED, *reasons)
         return Decision(
             rule=str(self),
             owner=check_owner(owner),
@@ -196,7 +196,7 @@ def promote(store: Store, ref: str, owner: str, gate: Gate | None = None) -> Man
             owner,
             parent=manifest.parent,
             calibration=manifest.calibration,
-            came_quantized=manifest.came_quantized,
+            parent_quantized=manifest.parent_quantized,
         )
         return replace(manifest, gate=(*manifest.gate, decision))
 

@@ -174,14 +174,17 @@ def mix_name(targets: FitTargets) -> str:
     return re.sub(r"[^a-z0-9._-]+", "", "-".join(["mix", *parts]).lower())[:100]
 
 
-def sensitivity(digest: str) -> dict[str, dict[str, tuple[float, bool]]]:
-    """KL of each tensor alone by type, and whether it was measured, as the search found that made the file with the
-    SHA-256 `digest`; empty where nothing is kept of it."""
+def sensitivity(digest: str) -> dict[str, dict[str, tuple[float, bool | None]]]:
+    """KL of each tensor alone by type, and whether it was measured (`None`: not known), as the search found that made
+    the file with the SHA-256 `digest`; empty where nothing is kept of it."""
     try:
         found = json.loads(_kept(digest).read_text(encoding="utf-8"))
-        probed = found["probed"]
+        probed = found.get("probed")
         return {
-            str(name): {str(kind): (float(kl), kind in probed.get(name, ())) for kind, kl in row.items()}
+            str(name): {
+                str(kind): (float(kl), None if probed is None else kind in probed.get(name, ()))
+                for kind, kl in row.items()
+            }
             for name, row in found["costs"].items()
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError):

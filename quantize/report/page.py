@@ -290,7 +290,7 @@ def _sensitivity(costs: Sequence[Cost]) -> Iterator[Html]:
     dearest = sorted(costs, key=lambda c: -c.kl)[:DEAREST]
     rows = [
         [
-            c.tensor, c.type, "measured" if c.measured else "read off",
+            c.tensor, c.type, NOTHING if c.measured is None else "measured" if c.measured else "read off",
             number(c.kl), f"{c.bytes / MIB:,.3f}", number(c.kl / max(c.bytes, 1) * MIB),
         ]
         for c in dearest

@@ -22,19 +22,19 @@ MIB = 1 << 20
 SAME_SIZE = 1.01  # a uniform type up to 1 % larger than a mix counts as no larger
 NOTHING = "–"
 
-Against = tuple[frozenset[tuple[str, str]], str, bool]
+Against = tuple[frozenset[str], str, bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """What the search knows: `kl` more nats a token if `tensor` has `type`, in `bytes`; `measured`, or else read off
-    its rounding error."""
+    its rounding error; `None` where that was not kept."""
 
     tensor: str
     type: str
     kl: float
     bytes: int
-    measured: bool
+    measured: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +81,12 @@ def losses(entries: Sequence[Entry]) -> dict[str, Interval]:
     """By ref, the distance from the parent where it was measured as most were: the mean KL, or for encoders 1 less the
     cosine."""
     others = {e.ref for e in apart(entries)}
-    found = {e.ref: loss for e in entries if e.ref not in others and (loss := _loss(e.card))}
+    found = {e.ref: loss for e in entries if e.ref not in others and _measured(e) and (loss := _loss(e.card))}
     return {ref: loss for ref, loss in found.items() if all(map(math.isfinite, (loss.low, loss.value, loss.high)))}
 
 
 def _measured(entry: Entry) -> Divergence | Similarity | None:
-    return entry.card.divergence or entry.card.similarity
+    return None if entry.manifest.came_quantized else entry.card.divergence or entry.card.similarity
 
 
 def _usual(entries: Sequence[Entry]) -> Against | None:
@@ -100,7 +100,7 @@ def _against(entry: Entry) -> Against:
     measured, parent = _measured(entry), entry.manifest.parent
     assert measured is not None
     own = parent is None or parent.sha256 == measured.parent_sha256
-    return frozenset(entry.manifest.source.files.items()), measured.text_sha256, own
+    return frozenset(entry.manifest.source.files.values()), measured.text_sha256, own
 
 
 def _loss(card: Card) -> Interval | None:

@@ -60,9 +60,13 @@ class Frontier:
     def down_to(self, cost: float) -> Choice:
         """The smallest choice whose costs are at most `cost`. Raises `ValueError` if none within `limit` is."""
         enough = np.flatnonzero(self.costs <= cost)
-        if not len(enough):
-            raise ValueError(f"no choice within {self.limit} bytes costs less than {self.costs[-1]}")
-        return self._read(int(enough[0]))
+        if len(enough):
+            return self._read(int(enough[0]))
+        best = {name: min(some, key=lambda o: (o.cost, o.bytes)) for name, some in self.options.items()}
+        least = sum(option.cost for option in best.values())
+        if total_bytes(best) > self.limit or least > cost:
+            raise ValueError(f"no choice within {self.limit} bytes costs less than {least}")
+        return best  # whose bytes, rounded up to steps, are beyond the limit
 
     def _read(self, spent: int) -> Choice:
         choice = {}

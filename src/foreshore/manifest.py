@@ -116,16 +116,24 @@ class Manifest:
     @property
     def state(self) -> State:
         """`ready` only by a gate: its last decision passed, and the quality it judged is the one in the card. The
-        parent itself, with which nothing was done, needs none; one that came quantized is no measure of itself."""
+        parent itself, with which nothing was done, needs none. Without a parent in full precision nothing is."""
         decision = self.decision
+        if self.parent_quantized:
+            return "candidate"
         if decision is None:
-            return "ready" if self._is_parent and not self.came_quantized else "candidate"
+            return "ready" if self._is_parent else "candidate"
         return "ready" if decision.passed and decision.quality_sha256 == quality_sha256(self.card) else "candidate"
 
     @property
     def came_quantized(self) -> bool:
         """Whether it is the source's own file, and that is not in full precision: what it lost cannot be measured."""
         return self._is_parent and self.recipe.get("type") not in FULL_PRECISION
+
+    @property
+    def parent_quantized(self) -> bool:
+        """Whether what it was made of, or is, had lost something before: how much cannot be measured."""
+        _, _, kind = self.parent.ref.rpartition(":") if self.parent else ("", "", "")
+        return self.came_quantized or (not self._is_parent and kind not in (*FULL_PRECISION, "unknown", ""))
 
     @property
     def _is_parent(self) -> bool:

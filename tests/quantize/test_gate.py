@@ -240,9 +240,23 @@ def test_what_came_quantized_is_no_measure_of_itself(store: Store) -> None:
     full = replace(made, recipe={"type": "bf16"})
     assert not full.came_quantized
     assert full.state == "ready"
-    decision = Gate.parse("kl<=0.05").judge(made.card, "Ada", parent=made.parent, came_quantized=True)
+    decision = Gate.parse("kl<=0.05").judge(made.card, "Ada", parent=made.parent, parent_quantized=True)
     assert not decision.passed
-    assert decision.reasons[0].startswith("it came quantized")
+    assert decision.reasons[0].startswith("its source came quantized")
+    passed = Gate.parse("kl<=0.05").judge(made.card, "Ada", parent=made.parent)
+    assert passed.passed
+    assert replace(made, gate=(passed,)).state == "candidate", "whoever passed it before this was asked"
+
+
+@pytest.mark.parametrize(
+    ("ref", "state"),
+    [("m:f16", "ready"), ("m:onnx-f32", "ready"), ("", "ready"), ("m:unknown", "ready"), ("m:q8_0", "candidate")],
+)
+def test_nothing_made_of_what_came_quantized_is_ready(store: Store, ref: str, state: str) -> None:
+    add(store, GOOD)
+    made = store.get("m")
+    passed = Gate.parse("kl<=0.05").judge(GOOD, "Ada")
+    assert replace(made, parent=Parent(sha256="aa" * 32, ref=ref), gate=(passed,)).state == state
 
 
 def test_a_decision_outlives_the_fields_that_cards_had_not() -> None:

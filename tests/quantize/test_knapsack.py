@@ -135,3 +135,16 @@ def test_a_type_of_infinite_cost_is_taken_only_where_nothing_else_fits() -> None
     options = {"a": [Option(type="good", bytes=9, cost=1.0), Option(type="bad", bytes=1, cost=inf)]}
     assert solve(options, 9)["a"].type == "good"
     assert solve(options, 8)["a"].type == "bad"
+
+
+def test_the_dearest_choice_is_found_though_its_bytes_fill_no_whole_steps() -> None:
+    """Rounded up they are beyond the limit, which is the heaviest choice's own."""
+    options = {
+        f"t{i}": [Option(type="a", bytes=1000 + 37 * i, cost=1e-3), Option(type="b", bytes=300_000 + 7919 * i, cost=0)]
+        for i in range(12)
+    }
+    found = frontier(options, 1 << 62)
+    assert found.costs[-1] > 0, "it is not in the table"
+    assert {o.type for o in found.down_to(1e-9).values()} == {"b"}
+    with pytest.raises(ValueError, match="costs less"):
+        found.down_to(-1.0)

@@ -227,6 +227,16 @@ def test_what_was_measured_otherwise_is_held_against_nothing(
     assert "0.000100" in texts, "the table has it all the same"
 
 
+def test_what_came_quantized_is_not_held_against_itself(tmp_path: Path) -> None:
+    """As an earlier version did, whose card may be there."""
+    came = manifest("q4_0", 1, card(0.0), recipe={"type": "q4_0"}, parent=Parent(sha256="d" * 64))
+    assert came.came_quantized
+    write_report([came, *variants()], tmp_path / "out.html")
+    texts = Page(tmp_path / "out.html").texts
+    assert "Not measured: q4_0." in texts
+    assert "fit-3mb: its loss over that of q4_k_m, the best single type that is no larger" in texts
+
+
 def test_variants_for_two_engines_are_drawn_together(tmp_path: Path) -> None:
     found = card(0.02)
     assert found.divergence

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from foreshore.errors import ModelError, UsageError
 from foreshore.manifest import Calibration, Manifest
 from foreshore.quantize import build, build_mix, measure
 from foreshore.quantize.calibrate import collect
+from foreshore.quantize.choice import Need, choose, fingerprints, offers
 from foreshore.quantize.gate import Gate, promote
 from foreshore.quantize.recipes import mix_name, sensitivity
 from foreshore.quantize.search.fit_targets import parse_fit
@@ -67,7 +69,7 @@ def mix(folder: Path, home: Path) -> Manifest:
         return build_mix(folder, f"size<={LIMIT}", calibration=CALIBRATION, budget_s=BUDGET_S)
 
 
-def test_a_mix_is_searched_and_stored(mix: Manifest) -> None:
+def test_a_mix_is_searched_and_stored(mix: Manifest, home: Path) -> None:
     store = Store()
     assert mix.ref == "tiny:mix-900kb"
     assert LIMIT * 0.9 < store.path(mix).stat().st_size <= LIMIT
@@ -83,8 +85,10 @@ def test_a_mix_is_searched_and_stored(mix: Manifest) -> None:
     assert any(note.startswith("searched: ") for note in mix.notes)
     costs = sensitivity(mix.files[mix.main].sha256)
     assert set(costs) == set(tensors)
-    measured = {kind for row in costs.values() for kind, (_, probed) in row.items() if probed}
-    assert measured <= {kind for pair in PROBES for kind in pair}, "as far as there was time"
+    kept = json.loads((home / "searches" / f"{mix.files[mix.main].sha256}.json").read_text())
+    for name, row in costs.items():
+        assert {kind for kind, (_, measured) in row.items() if measured} == set(kept["probed"].get(name, ()))
+    assert all(kinds <= set(chain(*PROBES)) for kinds in map(set, kept["probed"].values()))
 
 
 def test_a_mix_that_is_up_to_date_is_not_searched_again(mix: Manifest, folder: Path) -> None:
@@ -184,6 +188,16 @@ def test_what_came_quantized_is_not_held_against_itself(folder: Path, tmp_path: 
     measure([came.ref], text=HELD_OUT, store=store, again=False, progress=told)
     assert told.of("measured") == [came.ref]
     assert promote(store, came.ref, "Ada", Gate.parse("kl<=1")).state == "candidate"
+    (small,) = build(store.path(made), ["q4_0"], "came", requantize=True, store=store)
+    measure([small.ref], text=HELD_OUT, store=store)
+    judged = promote(store, small.ref, "Ada", Gate.parse("kl<=1e3"))
+    assert judged.state == "candidate"
+    assert judged.decision
+    assert [r.partition(":")[0] for r in judged.decision.reasons] == ["its source came quantized"]
+    _, found = offers(store, "came")
+    chosen = choose(found, Need(context=64, memory_bytes=8 << 30, fingerprints=fingerprints()))
+    assert chosen.recommended == came.ref
+    assert "that the others were made of" in chosen.reason
 
 
 def test_a_variant_whose_source_is_gone_cannot_be_measured(tmp_path: Path) -> None:
