@@ -293,7 +293,8 @@ def test_a_crash_of_the_native_code_is_survived(
 ) -> None:
     crash = tmp_path / "bin" / "llama_cpp"
     crash.mkdir(parents=True)
-    (crash / "__init__.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGABRT)\n")
+    (crash / "__init__.py").touch()
+    (crash / "llama_cpp.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGABRT)\n")
     ftypes()  # from the real binding, before the child finds the other one
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(crash.parent), os.environ.get("PYTHONPATH", "")]))
     with pytest.raises(SetupError, match="signal 6") as caught:

@@ -96,6 +96,6 @@ def test_own_mixes_are_tried_no_further_once_a_far_better_one_is_known(
 
 
 def test_what_computes_no_numbers_is_not_the_one_to_stay_near(survey: Survey, own: dict[str, Mix]) -> None:
-    some = proposals(survey, FitTargets(size=survey.base.size // 5), own)
+    some = proposals(survey, FitTargets(size=survey.base.size // 6), own)
     some.observe(own["q2_k"], inf)
     assert len(proposed(some, 5)) == 5
