@@ -23,7 +23,7 @@ REFINING = 0.4  # share of the budget that refining may take; where it takes mor
 REFINED_MIXES = 4  # whole mixes' worth of tensors that a search refines, about
 # Of refining a tensor on one core, as measured: of each weight, and of each column (benchmarks/LOG.md, "refined code by
 # code").
-WEIGHT_S, COLUMN_S = 0.5e-6, 0.3e-3
+WEIGHT_S, COLUMN_S = 1.3e-6, 0.3e-3
 TIMED_TOKENS = 256  # of the measurement by which all others are planned
 TABLES_S = {"iq2_xs": 3.0, "iq2_s": 6.0}  # seconds that each process takes once to make tables for the type
 STARTING = 0.05  # share of the budget that such tables may take
